@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 
@@ -36,6 +36,75 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+class GrowingFile:
+    """A text file that grows under a hidden name, and takes its own when it is finished.
+
+    A reader sees the old file or the whole new one. What was added since `keep` was called last is
+    cut off at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is opened before the first text."""
+        self.path = path
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._stream: IO[bytes] | None = None
+        self._kept = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a text was kept."""
+        return self._kept > 0
+
+    def add(self, text: str) -> None:
+        """Add a text; characters that UTF-8 lacks are escaped. Raises OSError, which names it."""
+        with self._named():
+            if self._stream is None:
+                self._stream = self._part.open("wb")
+            self._stream.write(text.encode(errors="backslashreplace"))
+
+    def keep(self) -> None:
+        """Keep what was added. Raises OSError."""
+        with self._named():
+            if self._stream is not None:
+                self._stream.flush()
+                self._kept = self._stream.tell()
+
+    def finish(self, tail: str) -> None:
+        """Cut off what was not kept, add a last text, and give the file its name.
+
+        Raises OSError.
+        """
+        try:
+            with self._named():
+                stream = self._stream or self._part.open("wb")
+                with stream:
+                    stream.truncate(self._kept)
+                    stream.seek(self._kept)
+                    stream.write(tail.encode(errors="backslashreplace"))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                faults.passing(f"writing {self.path.name}")
+                self._part.replace(self.path)
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove what was written; a finished file stays."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # a full disk refuses what was not flushed
+                self._stream.close()
+            self._stream = None
+        self._part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)  # the name that the user knows
+            raise
 
 
 def write_json_atomically(path: Path, content: Any) -> None:

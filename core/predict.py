@@ -1,13 +1,15 @@
-"""Use a trained model: COCO results of new images, of any size.
+"""Use a trained model on new images, of any size.
 
+    python -m core.predict --model results/STUDY/best --images DIR --out FOLDER
     python -m core.predict --model results/STUDY/best --images DIR --out results.json
 
-Beside the results, `results.images.json` lists the images with their ids, and the categories, as
-COCO does: `COCO("results.images.json").loadRes("results.json")` reads the two.
+A folder gets label images, a table of cells, polygons, pictures and COCO results (see
+`core.prediction.outputs`), a .json file COCO results alone. Beside these, `results.images.json`
+lists the images with their ids, and the categories, as COCO does:
+`COCO("results.images.json").loadRes("results.json")` reads the two.
 
-An image that cannot be predicted does not stop the others: it is named, it is in neither file, and
-the exit status is 1. The two files are written at the end with the images that are done, also where
-Ctrl-C ends the command.
+An image that cannot be predicted does not stop the others: it is named, it is in no file, and the
+exit status is 1. Whatever ends the command, the files of the images that are done are whole.
 """
 
 import argparse
@@ -18,6 +20,17 @@ from pathlib import Path
 from rich.console import Console
 
 from core.command import command_line
+
+_EXAMPLES = """\
+examples:
+  python -m core.predict --model results/demo/best --images slides --out cells
+      cells/labels/, cells/cells.csv, cells/geojson/, cells/overlays/, cells/results.json
+  python -m core.predict --model results/demo/best --images slides --out cells \\
+      --write labels,csv --pixel-size 0.25
+      two kinds of files alone; a pixel is 0.25 micrometres wide
+  python -m core.predict --model results/demo/best --images slides --out results.json --tile 512
+      COCO results of large images, in tiles of 512 pixels
+"""
 
 
 @command_line(interrupted="Interrupted")
@@ -41,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(),
         parsed.device,
         parsed.threads,
+        parsed.write,
+        parsed.pixel_size,
     )
     return 0 if whole else 1
 
@@ -49,7 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m core.predict",
-        description="Predict instances with a trained model and write them as COCO results.",
+        description=(
+            "Find cells in images with a trained model, and write them as label images, a table,"
+            " polygons, pictures and COCO results."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -57,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="a trained model, such as results/STUDY/best",
+        help="a trained model, such as results/STUDY/best, which tune.retrain_best writes",
     )
     add(
         "--images",
@@ -72,8 +92,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         required=True,
-        metavar="FILE",
-        help="the results, a .json file in a folder that exists",
+        metavar="FOLDER|FILE",
+        help=(
+            "a new folder for all kinds of files, or a .json file for COCO results alone; both in a"
+            " folder that exists"
+        ),
+    )
+    add(
+        "--write",
+        metavar="KIND,KIND",
+        help=(
+            "kinds of files in the folder, all by default: labels (a TIFF an image, its pixels the"
+            " numbers of cells), csv (cells.csv, a row a cell), geojson (polygons for QuPath and"
+            " napari), overlays (pictures), coco (results.json)"
+        ),
+    )
+    add(
+        "--pixel-size",
+        metavar="X|X,Y",
+        help=(
+            "width and height of a pixel in micrometres, for cells.csv and the TIFFs; default: what"
+            " each image's TIFF file says"
+        ),
     )
     settings = parser.add_argument_group(
         "prediction; what is not given is as the model was trained or tuned"
@@ -113,7 +153,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="X",
         help="how far scores are lowered where looks disagree, from 0 to 1",
     )
-    add("--score-threshold", type=float, metavar="X", help="instances must score more than this")
+    add(
+        "--score-threshold",
+        type=float,
+        metavar="X",
+        help=(
+            "instances must score more than this, and in label images, table, polygons and pictures"
+            " this or more; these take the score that the model's metrics.json names by default"
+        ),
+    )
     add(
         "--max-detections",
         type=int,

@@ -49,6 +49,31 @@ def shown(text: str) -> str:
     )
 
 
+_BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\-＝＋＠－]))")  # noqa: RUF001
+
+
+def inert(text: str) -> str:
+    """A text for a table that no spreadsheet runs: an apostrophe stands before a possible formula.
+
+    A variant or a file named `=HYPERLINK(...)`, or an error with such a text, must not run anything
+    on the machine where the table is opened (OWASP, CSV injection). Spreadsheets may take
+    semicolons for separators, as German ones do, so what follows a semicolon counts as the begin of
+    a text too. Numbers are no formulas, whatever their sign.
+    """
+    if _is_number(text):
+        return text
+    # Python's writer does not quote a carriage return; a reader may take what follows for a row.
+    return _BEGINS_A_FORMULA.sub(r"\1'", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _is_number(plain: str) -> bool:
+    try:
+        float(plain)
+    except ValueError:
+        return False
+    return plain.strip() == plain and plain.isascii()
+
+
 class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

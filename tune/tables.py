@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from core.config import Value
+from core.text import inert
 from core.values import (
     NO_VALUE,
     as_ap50,
@@ -340,26 +341,6 @@ def _csv(names: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
     return stream.getvalue()
 
 
-_BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\-＝＋＠－]))")  # noqa: RUF001
-
-
 def _inert(value: Value) -> Value:
-    """A value that no spreadsheet runs: a text has an apostrophe before each possible formula.
-
-    A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the
-    machine where the table is opened (OWASP, CSV injection). Spreadsheets may take semicolons for
-    separators, as German ones do, so what follows a semicolon counts as the begin of a text too.
-    Numbers are no formulas, whatever their sign.
-    """
-    if not isinstance(value, str) or _is_number(value):
-        return value
-    # Python's writer does not quote a carriage return; a reader may take what follows for a row.
-    return _BEGINS_A_FORMULA.sub(r"\1'", value.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _is_number(plain: str) -> bool:
-    try:
-        float(plain)
-    except ValueError:
-        return False
-    return plain.strip() == plain and plain.isascii()
+    """A value that no spreadsheet runs; only a text can be a formula."""
+    return inert(value) if isinstance(value, str) else value

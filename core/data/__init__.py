@@ -11,6 +11,7 @@ listing.py     images to predict on
 looks.py       images that belong together by their looks
 mask_folders.py  one mask file per instance, as the Data Science Bowl 2018 has them
 measure.py     images and instances in numbers, from which settings are read
+pixel_size.py  the size of a pixel in micrometres
 pictures.py    PNG, JPEG and BMP files
 readers.py     the table of formats: which reader reads a data set
 signs.py       signs of exports that no reader reads, and what to do with them

@@ -1,10 +1,13 @@
 """From a trained network to detections, models as folders, submissions and pictures.
 
 advice.py          notes on settings that do not suit a data set: caps, groups
-batch.py           the predictions of many images, written as COCO results
+batch.py           the predictions of many images, written as each is done
+cells.py           detections as cells: each pixel has one owner
 choice.py          settings of prediction, tried on a trained model
 detect.py          the detections in an image, merged from those in its views
+learned.py         what metrics.json says of a model: whether to believe it, and from which score on
 merge.py           the detections of several looks at a tile, as one list
+outputs.py         the files of a prediction: label images, table, polygons, pictures, COCO results
 overlay.py         pictures of instances
 submission.py      COCO results, checked, and the zip of a submission
 symmetries.py      the eight symmetries of a square

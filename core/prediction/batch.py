@@ -1,18 +1,13 @@
-"""The predictions of many images, written as COCO results.
+"""The predictions of many images, written as each is done.
 
-Beside the results, `OUT.images.json` lists the images with their ids, and the categories, as COCO
-does: `COCO("results.images.json").loadRes("results.json")` reads the two.
-
-An image that cannot be predicted does not stop the others: it is named, and it is in neither file.
+An image that cannot be predicted does not stop the others: it is named, and it is in no file.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,33 +19,79 @@ from core.data import Problem, TestImage
 from core.data.dataset import first_problem_of
 from core.data.images import read_test_image
 from core.data.listing import find_listing, look_through
+from core.data.pixel_size import PixelSize, parse_pixel_size, pixel_size_of
 from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, DataError, ResourceError
-from core.files import reason_of, refused, write_atomically, write_json_atomically
+from core.files import reason_of, refused
 from core.prediction.detect import about_full_tiles
-from core.prediction.submission import results_of
+from core.prediction.learned import balanced_score_in, read_metrics, warning_of
+from core.prediction.outputs import OUTPUTS, Files, PerImage, Predicted, file_names, listing_beside
 from core.prediction.trained_model import TrainedModel, load
-from core.text import many
-from core.values import as_seconds
+from core.text import listed, many
+from core.values import as_number, as_seconds
+
+USUAL_SCORE = 0.5
+"""Least score of a cell where nothing says at which score precision and recall balance."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where predictions go.
+
+    folder    folder of all files
+    results   name of the file of COCO results in it; empty for that of `OUTPUTS`
+    outputs   names in OUTPUTS
+    """
+
+    folder: Path
+    results: str
+    outputs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return str(self.folder / self.results)
 
 
 @dataclass
 class _Done:
-    """The results of the images so far.
+    """What is known of the images so far.
 
     images       the images that were predicted
-    results      their results, one JSON text each, which take a fraction of the memory of objects
+    instances    number of their detections
+    cells        number of their cells
+    covered      number of detections that better ones cover wholly
+    unsized      number of images whose pixels are of unknown size
     full_tiles   for each predicted image, the number of tiles that reached the cap on detections
     left_out     a sentence for each image that could not be predicted
     """
 
     images: list[TestImage] = field(default_factory=list)
-    results: list[str] = field(default_factory=list)
+    instances: int = 0
+    cells: int = 0
+    covered: int = 0
+    unsized: int = 0
     full_tiles: list[int] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{many(len(self.images), 'image')}, {many(len(self.results), 'instance')}"
+        return f"{many(len(self.images), 'image')}, {many(self.instances, 'instance')}"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What holds for all images of a prediction.
+
+    least_score   least score of a cell
+    why           where that score comes from, in words
+    pixel_size    size of a pixel of all images; None where their files tell
+    warning       as in `Predicted`
+    has_cells     whether cells are written, beside COCO results
+    """
+
+    least_score: float
+    why: str
+    pixel_size: PixelSize | None
+    warning: str
+    has_cells: bool
 
 
 def predict_batch(
@@ -61,54 +102,89 @@ def predict_batch(
     console: Console,
     device: str = "auto",
     threads: int | None = None,
+    write: str | None = None,
+    pixel_size: str | None = None,
 ) -> bool:
-    """Predict images and write the results; returns whether no image was left out.
+    """Predict images and write what is found; returns whether no image was left out.
 
-    model      folder of a trained model
-    images     folder, list or file of images (see `core.data.listing.list_images`)
-    out        JSON file of the results; `OUT.images.json` beside it lists the images
-    settings   settings of prediction by name, which replace the model's own
-    device     as in `core.device.resolve_device`
-    threads    number of CPU threads of torch; None for torch's own number
+    model        folder of a trained model
+    images       folder, list or file of images (see `core.data.listing.list_images`)
+    out          JSON file of COCO results, or a folder of all kinds of files
+    settings     settings of prediction by name, which replace the model's own
+    device       as in `core.device.resolve_device`
+    threads      number of CPU threads of torch; None for torch's own number
+    write        names in OUTPUTS with commas between them; None for all in a folder
+    pixel_size   size of a pixel in micrometres, as `--pixel-size` takes it; None to read it off
+                 the files
 
-    Raises BadRequest before anything is predicted, and CellTuneError where the results cannot be
-    written. Whatever ends the prediction, the results of the images that are done are written.
+    Raises BadRequest before anything is predicted, and CellTuneError where the files cannot be
+    written. Whatever ends the prediction, the files of the images that are done are written.
     """
     _set_threads(threads)
+    given = None if pixel_size is None else parse_pixel_size(pixel_size, "--pixel-size")
+    place = _place_of(out, write)
     found, problems = look_through(images)
     if not found:
         raise DataError(first_problem_of(problems))
-    listing_out = _listing_beside(out, images)
+    _check_place(place, images)
     trained = _with_settings(load(model, device), settings)
-    _say_what_is_used(console, model, trained, problems)
+    look = _look_of(model, trained, settings, given, place)
+    _say_what_is_used(console, model, trained, problems, look)
     done = _Done()
+    files = Files(place.folder, place.outputs, place.results)
     try:
         try:
-            _predict(trained, found, console, done)
+            _predict(trained, found, console, done, files, look)
         finally:
             for sentence in done.left_out:
                 complain(f"Left out: {sentence}")
-            if done.images:
-                _write(out, listing_out, done.results, _listing(trained, done.images))
+            _finish(files, done, trained, place)
     except KeyboardInterrupt:
         kept = f"holds {done}, of {len(found):,}" if done.images else "was not written"
-        raise KeyboardInterrupt(f"Interrupted: {out} {kept}") from None
+        raise KeyboardInterrupt(f"Interrupted: {place} {kept}") from None
     if not done.images:
-        complain(f"No image could be predicted; {out} was not written")
+        complain(f"No image could be predicted; {place} was not written")
         return False
-    left_out = len(done.left_out) + len(problems)
-    rest = f"; {many(left_out, 'image')} left out" if left_out else ""
-    say(console, f"{done}: {out} (the images and their ids: {listing_out}){rest}")
-    full = about_full_tiles(
-        done.full_tiles, trained.config.predict.max_detections, "--max-detections"
-    )
-    if full:
-        say(console, full)
-    return not left_out
+    _say_what_was_written(console, trained, place, look, done, len(problems))
+    return not (done.left_out or problems)
+
+
+def _look_of(
+    model: Path,
+    trained: TrainedModel,
+    settings: Mapping[str, Value],
+    given: PixelSize | None,
+    place: Place,
+) -> _Look:
+    """The least score of a cell and the warning, from the options and `metrics.json`."""
+    metrics = read_metrics(model)
+    balanced = balanced_score_in(metrics)
+    if "predict.score_threshold" in settings:
+        least, why = trained.config.predict.score_threshold, "--score-threshold"
+    elif balanced is not None:
+        least, why = balanced, "where precision and recall balanced on the validation images"
+    else:
+        least, why = USUAL_SCORE, "the usual one; --score-threshold sets another"
+    return _Look(least, why, given, warning_of(metrics), place.outputs != ("coco",))
+
+
+def _finish(files: Files, done: _Done, trained: TrainedModel, place: Place) -> None:
+    """Finish the files of the images that are done, or remove what was begun."""
+    if not done.images:
+        files.drop()
+        return
+    try:
+        files.finish(done.images, trained.classes)
+    except OSError as error:
+        raise CellTuneError(refused(error, place)) from None
 
 
 def _say_what_is_used(
-    console: Console, model: Path, trained: TrainedModel, problems: Sequence[Problem]
+    console: Console,
+    model: Path,
+    trained: TrainedModel,
+    problems: Sequence[Problem],
+    look: _Look,
 ) -> None:
     for problem in problems:
         complain(f"Left out: {problem}")
@@ -118,6 +194,47 @@ def _say_what_is_used(
     )
     on = next(trained.model.parameters()).device
     say(console, f"Model {model}: {trained.config.model.backbone}, {classes}, on {on}")
+    if look.warning:
+        say(console, f"Warning: {look.warning}")
+
+
+def _say_what_was_written(
+    console: Console, trained: TrainedModel, place: Place, look: _Look, done: _Done, problems: int
+) -> None:
+    left_out = len(done.left_out) + problems
+    rest = f"; {many(left_out, 'image')} left out" if left_out else ""
+    if place.results:
+        beside = listing_beside(place.folder / place.results)
+        say(console, f"{done}: {place} (the images and their ids: {beside}){rest}")
+    else:
+        names = [
+            f"{output.folder}/" if isinstance(output, PerImage) else output.name
+            for output in map(OUTPUTS.__getitem__, place.outputs)
+        ]
+        say(console, f"{done}: {place} ({listed(names)}){rest}")
+    if look.has_cells:
+        say(
+            console,
+            f"{many(done.cells, 'cell')}: detections with a score of"
+            f" {as_number(look.least_score, 3)} or more ({look.why}), and where they overlap the"
+            " better one has the pixel" + _covered(done.covered),
+        )
+    if look.has_cells and done.unsized:
+        say(
+            console,
+            f"The size of a pixel is not known of {many(done.unsized, 'image')}: their cells are"
+            " measured in pixels alone; --pixel-size gives it in micrometres",
+        )
+    full = about_full_tiles(
+        done.full_tiles, trained.config.predict.max_detections, "--max-detections"
+    )
+    if full:
+        say(console, full)
+
+
+def _covered(count: int) -> str:
+    verb = "lies" if count == 1 else "lie"
+    return f"; {many(count, 'other')} {verb} wholly under better ones" if count else ""
 
 
 def _set_threads(threads: int | None) -> None:
@@ -128,31 +245,68 @@ def _set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def _listing_beside(out: Path, images: str) -> Path:
-    """The path of the file of images and ids, beside `out`.
-
-    Raises BadRequest where one of the two files could not be written in the end.
-    """
-    if out.suffix != ".json":
-        raise BadRequest(f"--out must be the name of a .json file, and is {str(out)!r}")
-    beside = out.with_suffix(".images.json")
-    source = find_listing(Path(images))
-    try:
-        for path in (out, beside):
-            if path.is_dir():
-                raise BadRequest(
-                    f"--out: {path} must be a file, and is a folder; name another file"
-                )
-            if source is not None and path.exists() and path.samefile(source):
-                raise BadRequest(
-                    f"--out: {path} lists the images, and would be overwritten; name another file"
-                )
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{beside.name}.", suffix=".part"):
-            return beside
-    except OSError as error:
+def _place_of(out: Path, write: str | None) -> Place:
+    """What `--out` and `--write` ask for. Raises BadRequest."""
+    is_file = out.suffix == ".json" and not out.is_dir()
+    known = ", ".join(OUTPUTS)
+    wanted = tuple(OUTPUTS if write is None else dict.fromkeys(write.split(",")))
+    unknown = [name for name in wanted if name not in OUTPUTS]
+    if unknown:
+        raise BadRequest(f"--write must name some of {known}, and names {unknown[0]!r}")
+    if is_file:
+        if write is not None and wanted != ("coco",):
+            raise BadRequest(
+                f"--write {write} needs a folder in --out, and {out} is a file, which holds COCO"
+                " results alone; name a folder"
+            )
+        return Place(out.parent, out.name, ("coco",))
+    if (out.suffix or out.exists()) and not out.is_dir():
         raise BadRequest(
-            f"--out: {out} cannot be written: {reason_of(error)}; name a file in another folder"
+            "--out must be the name of a .json file, or of a folder for all kinds of files, and"
+            f" is {str(out)!r}; a new folder is named without a point"
+        )
+    return Place(out, "", wanted)
+
+
+def _check_place(place: Place, images: str) -> None:
+    """Raise BadRequest where the files could not be written in the end, or would destroy others."""
+    try:
+        if place.results:
+            _check_file(place, find_listing(Path(images)))
+            tried, longest = place.folder, listing_beside(place.folder / place.results).name
+        elif place.folder.exists():
+            _check_folder(place.folder)
+            tried, longest = place.folder, ""
+        else:
+            tried, longest = place.folder.parent, place.folder.name
+        with tempfile.NamedTemporaryFile(dir=tried, prefix=f".{longest}.", suffix=".part"):
+            return
+    except OSError as error:
+        another = "name a file in another folder" if place.results else "name another folder"
+        raise BadRequest(
+            f"--out: {place} cannot be written: {reason_of(error)}; {another}"
         ) from None
+
+
+def _check_file(place: Place, source: Path | None) -> None:
+    out = place.folder / place.results
+    for path in (out, listing_beside(out)):
+        if path.is_dir():
+            raise BadRequest(f"--out: {path} must be a file, and is a folder; name another file")
+        if source is not None and path.exists() and path.samefile(source):
+            raise BadRequest(
+                f"--out: {path} lists the images, and would be overwritten; name another file"
+            )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with files: they may be another prediction, which a person has corrected."""
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if there:
+        raise BadRequest(
+            f"--out: {folder} must be a new or an empty folder, and holds {there[0]}; name another"
+            " folder, or remove this one"
+        )
 
 
 def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> TrainedModel:
@@ -173,11 +327,17 @@ def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> Trai
 
 
 def _predict(
-    trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    console: Console,
+    done: _Done,
+    files: Files,
+    look: _Look,
 ) -> None:
-    """Predict image after image, and add the results of each to `done` at once.
+    """Predict image after image, and write and add each to `done` at once.
 
-    However this ends, `done` holds all finished images.
+    However this ends, `done` holds all finished images. Raises CellTuneError where the disk
+    refuses.
     """
     columns = (
         BarColumn(),
@@ -189,19 +349,18 @@ def _predict(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task("", total=len(images))
-        for number, image in enumerate(images, start=1):
+        names = file_names([image.file_name for image in images])
+        for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
             progress.update(task, description=image.file_name)
             begin = time.perf_counter()
             try:
-                of_image, full = _results_in(trained, image)
+                seen = _predicted(trained, image, name, look)
             except (DataError, ResourceError) as error:
                 done.left_out.append(str(error))
                 found = "left out"
             else:
-                done.images.append(image)
-                done.results += of_image
-                done.full_tiles.append(full)
-                found = many(len(of_image), "instance")
+                _add(done, files, seen, look)
+                found = many(len(seen.found), "instance")
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
@@ -211,40 +370,42 @@ def _predict(
                 )
 
 
-def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:
-    """The results in an image as JSON texts, and the number of tiles that reached the cap."""
+def _predicted(trained: TrainedModel, image: TestImage, name: str, look: _Look) -> Predicted:
+    """An image with what is found in it. Raises DataError and ResourceError."""
+    pixels = read_test_image(image)
     try:
         # One thread drives the network, the others paste the masks of tiles that it has looked at.
-        found = trained.predict(read_test_image(image), helpers=torch.get_num_threads() - 1)
+        found = trained.predict(pixels, helpers=torch.get_num_threads() - 1)
     except torch.OutOfMemoryError:
         raise ResourceError(
             f"{image.file_name}: {image.height} x {image.width} pixels do not fit in the GPU's"
             " memory; use --tile 1024, or --device cpu"
         ) from None
-    results = results_of(found, image.id, image.height, image.width, trained.classes)
-    return [json.dumps(result, allow_nan=False) for result in results], found.full_tiles
+    size = look.pixel_size
+    if size is None and image.path and look.has_cells:
+        size = pixel_size_of(Path(image.path), (image.height, image.width))
+    return Predicted(
+        image,
+        name,
+        pixels,
+        found,
+        look.least_score,
+        size,
+        trained.classes,
+        look.warning,
+    )
 
 
-def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
-    """The images and categories to which the ids in the results refer, as COCO has them."""
-    return {
-        "images": [
-            {
-                "id": image.id,
-                "file_name": image.file_name,
-                "height": image.height,
-                "width": image.width,
-            }
-            for image in images
-        ],
-        "annotations": [],
-        "categories": [asdict(category) for category in trained.classes],
-    }
-
-
-def _write(out: Path, listing_out: Path, results: Sequence[str], listing: dict[str, Any]) -> None:
+def _add(done: _Done, files: Files, seen: Predicted, look: _Look) -> None:
+    """Write the files of an image, then count it. Raises CellTuneError where the disk refuses."""
     try:
-        write_json_atomically(listing_out, listing)
-        write_atomically(out, ("[\n" + ",\n".join(results) + "\n]\n").encode())
+        files.add(seen)
     except OSError as error:
-        raise CellTuneError(refused(error, out)) from None
+        raise CellTuneError(refused(error)) from None
+    done.images.append(seen.image)
+    done.instances += len(seen.found)
+    done.full_tiles.append(seen.found.full_tiles)
+    if look.has_cells:
+        done.cells += len(seen.cells.found)
+        done.covered += seen.cells.covered
+        done.unsized += seen.pixel_size is None

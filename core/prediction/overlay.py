@@ -64,6 +64,8 @@ NEIGHBOURHOOD = 12
 
 WHITE = (255, 255, 255)
 INK = (40, 40, 40)
+ALARM = (176, 42, 0)
+"""Colour of a warning: a dark vermillion, which has a contrast of 7 to 1 on white."""
 NARROWEST_COLUMN = 200
 """Screen pixels. The column of a panel is at least this wide, so that a title fits above it."""
 FALLBACK_FONTS = (
@@ -114,6 +116,7 @@ def draw_overlay(
     truth: Sample | None = None,
     max_side: int = 1000,
     min_score: float = 0.5,
+    warning: str = "",
 ) -> NDArray[np.uint8]:
     """An image, its annotations if it has any, and its predictions side by side.
 
@@ -124,6 +127,7 @@ def draw_overlay(
     truth       the same image, annotated; crowd regions are grey and not counted
     max_side    longest side of a panel in screen pixels; larger images shrink, small ones grow by a
                 whole factor
+    warning     a sentence on what is wrong with the model, which stands above the panels
 
     The picture is uint8 [h, w, 3]. Each mask is painted as at least one pixel, however much the
     image shrinks. No argument is changed. The same arguments give the same picture, except that
@@ -145,14 +149,20 @@ def draw_overlay(
     drawn += instances
     title = _title_of_predictions(predicted, len(instances), min_score)
     panels.append(_Panel(title, _paint(base, image.shape[:2], instances, colours)))
-    return _compose(panels, sorted({instance.label for instance in drawn}), classes, colours)
+    labels = sorted({instance.label for instance in drawn})
+    return _compose(panels, labels, classes, colours, warning)
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture, uint8 [h, w, 3], as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write a picture, uint8 [h, w, 3], as a PNG file, whole or not at all."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG")
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, png(picture))
 
 
 def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
@@ -375,8 +385,12 @@ def _compose(
     labels: Sequence[int],
     classes: Sequence[Category],
     colours: NDArray[np.uint8],
+    warning: str,
 ) -> NDArray[np.uint8]:
-    """Panels side by side on white, titles above them, the legend beneath: uint8 [h, w, 3]."""
+    """Panels side by side on white, titles above them, the legend beneath: uint8 [h, w, 3].
+
+    The warning stands above all.
+    """
     h, w = panels[0].pixels.shape[:2]
     column = max(w, NARROWEST_COLUMN)
     font_size = min(max(column * len(panels) // 75, 15), 30)
@@ -384,13 +398,17 @@ def _compose(
     gap, line = font_size * 3 // 4, font_size * 4 // 3
     width = column * len(panels) + gap * (len(panels) + 1)
     titles = [_wrapped(panel.title, font, column) for panel in panels]
-    top = gap + line * max(len(lines) for lines in titles) + gap // 3
+    warnings = _wrapped(warning, font, width - 2 * gap) if warning else []
+    head = len(warnings) * line + (gap // 2 if warnings else 0)
+    top = head + gap + line * max(len(lines) for lines in titles) + gap // 3
     entries = [_entry(label, classes, colours, font_size, width - 2 * gap) for label in labels]
     rows = _rows(entries, font_size, width - 2 * gap)
     picture = Image.new(
         "RGB", (width, top + h + gap + len(rows) * line + (gap if rows else 0)), WHITE
     )
     pen = ImageDraw.Draw(picture)
+    for number, text in enumerate(warnings):
+        pen.text((gap, gap + (number + 1) * line - line // 4), text, ALARM, font, anchor="ls")
     for index, (panel, lines) in enumerate(zip(panels, titles, strict=True)):
         x = gap + index * (column + gap)
         picture.paste(Image.fromarray(panel.pixels), (x, top))

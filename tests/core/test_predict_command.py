@@ -3,6 +3,7 @@ pycocotools as the reader.
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -423,10 +424,10 @@ def test_a_wrong_option_is_one_sentence(
             "cells/b.png/results.json",
             r"cannot be written: Not a directory; name a file in another folder$",
         ),
-        ("results", r"^--out must be the name of a \.json file, and is "),
-        ("cells/b.png", r"^--out must be the name of a \.json file, and is "),
-        (".json", r"^--out must be the name of a \.json file, and is "),
-        ("taken.json", r"taken\.json must be a file, and is a folder; name another file$"),
+        ("cells/b.png", r"^--out must be the name of a \.json file, or of a folder .*, and is "),
+        ("results.csv", r"^--out must be the name of a \.json file, or of a folder .*, and is "),
+        ("nowhere/results", r"cannot be written: No such file or directory; name another folder$"),
+        ("cells", r"cells must be a new or an empty folder, and holds a grey\.tif; name another"),
         (
             f"{'x' * 245}.json",
             r"cannot be written: File name too long; name a file in another folder$",
@@ -441,13 +442,12 @@ def test_a_place_that_cannot_be_written_is_found_before_anything_is_predicted(
     out: str,
     sentence: str,
 ) -> None:
-    (tmp_path / "taken.json").mkdir()
     status = main(["--model", str(model), "--images", str(cells), "--out", str(tmp_path / out)])
     captured = capsys.readouterr()
     assert (status, captured.out) == (2, "")
     assert re.search(sentence, captured.err.rstrip("\n")), captured.err
     assert captured.err.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "taken.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
 @pytest.mark.parametrize("out", ["a.json", "a.images.json"])
@@ -605,6 +605,189 @@ def test_an_interrupt_is_one_sentence_and_keeps_what_is_done(
         image["id"]
         for image in json.loads((tmp_path / "results.images.json").read_text())["images"]
     ] == [1]
+
+
+def in_folder(model: Path, cells: Path, out: Path, *options: str) -> tuple[int, str, str]:
+    """Exit status of a prediction into a folder, and what it printed on both outputs."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        status = main(["--model", str(model), "--images", str(cells), "--out", str(out), *options])
+    return status, printed.getvalue(), errors.getvalue()
+
+
+@decodes
+def test_a_folder_gets_every_kind_of_file_with_the_same_cells_as_the_results(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    alone = command(model, cells, tmp_path / "results.json")
+    out = tmp_path / "out"
+    status, said, errors = in_folder(model, cells, out, "--score-threshold", "0.1")
+    assert (status, errors) == (0, "")
+    assert json.loads((out / "results.json").read_text()) == alone.results
+    assert json.loads((out / "results.images.json").read_text()) == alone.listing
+    with (out / "cells.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows
+    for name, results in alone.by_name().items():
+        file = Path(name).stem
+        labels = tifffile.imread(out / "labels" / f"{file}.tif")
+        owner = np.zeros(labels.shape, np.int64)
+        number = 0
+        for result in results:
+            free = coco_mask.decode(result["segmentation"]).astype(bool) & (owner == 0)
+            number += bool(free.any())
+            owner[free] = number
+        assert np.array_equal(labels, owner)
+        of_image = [row for row in rows if row["image"] == name]
+        assert [int(row["area_px"]) for row in of_image] == np.bincount(owner.ravel())[1:].tolist()
+        drawn = json.loads((out / "geojson" / f"{file}.geojson").read_text())["features"]
+        assert {one["properties"]["name"] for one in drawn} == {row["cell"] for row in of_image}
+        with Image.open(out / "overlays" / f"{file}.png") as picture:
+            assert picture.size > (2 * labels.shape[1], labels.shape[0])
+    lines = said.splitlines()
+    assert lines[4] == (
+        f"3 images, {len(alone.results or [])} instances: {out} (labels/, cells.csv, geojson/,"
+        " overlays/ and results.json)"
+    )
+    assert re.fullmatch(
+        rf"{len(rows)} cells?: detections with a score of 0\.1 or more \(--score-threshold\), and"
+        r" where they overlap the better one has the pixel(; \d+ others? lies? wholly under better"
+        r" ones)?",
+        lines[5],
+    )
+    assert lines[6].startswith("The size of a pixel is not known of 3 images: ")
+    assert leftovers(out) == []
+
+
+def test_kinds_and_the_size_of_a_pixel_are_chosen(model: Path, cells: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--write", "csv,labels", "--pixel-size", "0.5,0.25", "--score-threshold", "0.1")
+    status, said, _ = in_folder(model, cells, out, *options)
+    assert status == 0
+    assert sorted(path.name for path in out.iterdir()) == ["cells.csv", "labels"]
+    assert "size of a pixel" not in said
+    with (out / "cells.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            assert float(row["area_um2"]) == pytest.approx(int(row["area_px"]) / 8)
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "sentence"),
+    [
+        (
+            "out",
+            ["--write", "labels,masks"],
+            "--write must name some of labels, csv, geojson, over",
+        ),
+        ("out", ["--write", ""], "--write must name some of .*, and names ''"),
+        (
+            "a.json",
+            ["--write", "labels"],
+            "--write labels needs a folder in --out, and .*a.json is",
+        ),
+        ("out", ["--pixel-size", "0"], "--pixel-size must be the side of a pixel in micrometres"),
+    ],
+)
+def test_a_wrong_choice_of_files_is_one_sentence(
+    model: Path, cells: Path, tmp_path: Path, out: str, options: list[str], sentence: str
+) -> None:
+    status, said, errors = in_folder(model, cells, tmp_path / out, *options)
+    assert (status, said) == (2, "")
+    assert re.match(sentence, errors)
+    assert errors.count("\n") == 1
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "least", "why", "warned"),
+    [
+        (
+            {"balanced_score": 0.25, "validation": {"ap50": 0.5}},
+            "0.25",
+            "where precision and",
+            None,
+        ),
+        (
+            {"balanced_score": None, "validation": {"ap50": 0.0004}},
+            "0.5",
+            "the usual one",
+            "0.0004",
+        ),
+        ({"validation": None, "search": {"ap50": 0.0}}, "0.5", "the usual one", "0.0000"),
+        (
+            {"validation": None, "together": {"ap50": 0.3}, "search": {"ap50": 0.0}},
+            "0.5",
+            "the",
+            None,
+        ),
+        ({"validation": {"ap50": float("nan")}}, "0.5", "the usual one", None),
+        (None, "0.5", "the usual one", None),
+    ],
+)
+def test_metrics_of_the_model_say_which_score_counts_and_whether_it_learned_anything(
+    model: Path,
+    cells: Path,
+    tmp_path: Path,
+    metrics: dict[str, Any] | None,
+    least: str,
+    why: str,
+    warned: str | None,
+) -> None:
+    shutil.copytree(model, tmp_path / "best")
+    if metrics is not None:
+        (tmp_path / "best" / "metrics.json").write_text(json.dumps(metrics))
+    status, said, _ = in_folder(
+        tmp_path / "best", cells / "a grey.tif", tmp_path / "out", "--write", "overlays"
+    )
+    assert status == 0
+    assert f"detections with a score of {least} or more ({why}" in said
+    sentence = (
+        f"Warning: this model learned nothing (AP50 {warned} on validation images), so its"
+        " predictions are guesses"
+    )
+    assert (sentence in said) == (warned is not None)
+    assert ("Warning" in said) == (warned is not None)
+
+
+def test_metrics_that_are_damaged_are_one_sentence(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "best")
+    (tmp_path / "best" / "metrics.json").write_text("{")
+    found = command(tmp_path / "best", cells, tmp_path / "results.json")
+    refused(found, r"metrics\.json: the file is not JSON .*; bring it back, or remove it$")
+
+
+def test_an_interrupt_leaves_whole_files_of_the_images_that_are_done(
+    model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting(io.StringIO):
+        """Standard output that sends the signal of Ctrl-C once the first image is reported."""
+
+        def write(self, text: str) -> int:
+            if text.startswith("1/3"):
+                signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = tmp_path / "out"
+    try:
+        monkeypatch.setattr(sys, "stdout", Interrupting())
+        line = ["--model", str(model), "--images", str(cells), "--out", str(out)]
+        assert main([*line, "--score-threshold", "0.1"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [
+        "cells.csv",
+        "geojson/a grey.geojson",
+        "labels/a grey.tif",
+        "overlays/a grey.png",
+        "results.images.json",
+        "results.json",
+    ]
+    with (out / "cells.csv").open(newline="") as stream:
+        assert {row["image"] for row in csv.DictReader(stream)} == {"a grey.tif"}
 
 
 def test_masks_of_a_large_image_take_a_fraction_of_what_full_size_masks_would() -> None:

@@ -1,6 +1,6 @@
 """The files that are written beside a model in `best/`: the submission and the pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from core.data.dataset import Category, TestImage
-from core.data.images import IMAGE_SUFFIXES, read_test_image
+from core.data.images import read_test_image
 from core.errors import DataError, SubmissionError
 from core.files import write_json_atomically
 from core.prediction import overlay, submission
 from core.prediction.detect import combine
+from core.prediction.learned import warning_of
+from core.prediction.outputs import file_names
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
 from core.prediction.views import Seen, look_at_each
@@ -64,7 +66,8 @@ def add_submission(
     """
     if not images:
         return Tested()
-    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console, helpers)
+    folder = best / "overlays" / "test"
+    tested = _predict_test(folder, trained, images, shown, warning_of(metrics), console, helpers)
     if not tested.missing:
         try:
             submission.write_zip(
@@ -86,22 +89,27 @@ def draw_validation(
     samples: Sequence[Sample],
     found: Sequence[Detections],
     classes: Sequence[Category],
+    metrics: Mapping[str, Any],
     shown: float,
     console: Console,
 ) -> None:
     """Write a picture of each sample and its detections to `best/overlays/validation`.
 
-    shown   least score of a detection that is drawn
+    metrics   the content of metrics.json: where the model learned nothing, the pictures say so
+    shown     least score of a detection that is drawn
     """
     folder = best / "overlays" / "validation"
     folder.mkdir(parents=True)
-    names = _file_names([sample.name for sample in samples])
+    names = file_names([sample.name for sample in samples])
+    warning = warning_of(metrics)
     with Steps(console, "Drawing the validation images", len(names), "") as steps:
         for seen, (sample, name, of_sample) in enumerate(
             zip(samples, names, found, strict=True), 1
         ):
-            drawn = overlay.draw_overlay(sample.image, of_sample, classes, sample, min_score=shown)
-            overlay.write_png(folder / name, drawn)
+            drawn = overlay.draw_overlay(
+                sample.image, of_sample, classes, sample, min_score=shown, warning=warning
+            )
+            overlay.write_png(folder / f"{name}.png", drawn)
             steps.at(seen)
 
 
@@ -114,6 +122,7 @@ def _predict_test(
     trained: TrainedModel,
     images: Sequence[TestImage],
     shown: float,
+    warning: str,
     console: Console,
     helpers: int,
 ) -> Tested:
@@ -122,11 +131,12 @@ def _predict_test(
     Each of the others gets a sentence in `missing`.
 
     shown     least score of a detection that is drawn
+    warning   a sentence on what is wrong with the model, for the pictures
     helpers   number of threads that draw pictures while the network looks at the next images
     """
     tested = Tested()
     folder.mkdir(parents=True)
-    names = _file_names([image.file_name for image in images])
+    names = file_names([image.file_name for image in images])
 
     def readable() -> Iterator[tuple[_TestPicture, NDArray[np.uint8]]]:
         for image, name in zip(images, names, strict=True):
@@ -135,12 +145,14 @@ def _predict_test(
             except DataError as error:
                 tested.missing.append(str(error))
             else:
-                yield (image, folder / name, pixels), pixels
+                yield (image, folder / f"{name}.png", pixels), pixels
 
     def end(picture: _TestPicture, seen: Seen) -> tuple[int, list[CocoResult], int]:
         image, path, pixels = picture
         found = combine(seen, config.predict)
-        drawn = overlay.draw_overlay(pixels, found, trained.classes, min_score=shown)
+        drawn = overlay.draw_overlay(
+            pixels, found, trained.classes, min_score=shown, warning=warning
+        )
         overlay.write_png(path, drawn)
         results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
         return image.id, results, found.full_tiles
@@ -160,24 +172,3 @@ def _predict_test(
             steps.at(len(tested.results) + len(tested.missing))
         steps.at(len(images))
     return tested
-
-
-def _file_names(names: Sequence[str]) -> list[str]:
-    """A name for the picture of each image, in their order; no two are alike."""
-    taken: dict[str, None] = {}
-    for name in names:
-        path = Path(name.replace("\\", "/"))
-        stem = "_".join(
-            path.with_suffix("").parts if path.suffix.lower() in IMAGE_SUFFIXES else path.parts
-        )
-        stem = stem.encode()[:_LONGEST].decode(errors="ignore")
-        candidate, number = f"{stem}.png", 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{stem}_{number}.png"
-        taken[candidate] = None
-    return list(taken)
-
-
-_LONGEST = 200
-"""Largest length, in bytes, of a picture's name without suffixes: file systems allow 255 in all."""

@@ -107,7 +107,8 @@ def run_retraining(
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
                 samples = [plan.data.samples[index] for index in trial.split.validation]
-                draw_validation(folder, samples, chosen.found, trained.classes, shown, console)
+                found, classes = chosen.found, trained.classes
+                draw_validation(folder, samples, found, classes, metrics, shown, console)
         tested = add_submission(
             plan.folder.best,
             trained,
@@ -137,7 +138,7 @@ def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Retrai
         write_json_atomically(folder / "metrics.json", metrics)
         if made.unseen:
             classes, shown = trained.classes, metrics["balanced_score"]
-            draw_validation(folder, made.unseen, made.found, classes, shown, console)
+            draw_validation(folder, made.unseen, made.found, classes, metrics, shown, console)
     tested = add_submission(
         plan.folder.best,
         trained,

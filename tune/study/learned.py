@@ -3,13 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from core.config import Value
+from core.prediction.learned import LEARNED
 from core.text import many
 from core.values import as_ap50, as_setting
 from tune.ledger.records import State, TrialRecord
-
-LEARNED = 0.01
-"""Least AP50 that one trial of a study must reach. Below it the study has learned nothing, and its
-scores differ by chance."""
 
 
 def nothing_learned(records: Iterable[TrialRecord]) -> bool:
