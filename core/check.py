@@ -10,23 +10,20 @@ cannot.
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from core.command import command_line
 from core.console import say
-from core.errors import SettingError
-
-if TYPE_CHECKING:
-    from core.config import TrialConfig
 
 
 @command_line(interrupted="Interrupted; nothing was changed")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check a data set; returns 2 if it cannot be searched on."""
     parsed = build_parser().parse_args(arguments)
-    config = _config(parsed.set)
+    from core.config import TrialConfig
+
+    config = TrialConfig.from_assignments(parsed.set)
     from core.doctor import diagnose
 
     diagnosis = diagnose(parsed.dir, config)
@@ -55,19 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     )
     return parser
-
-
-def _config(assignments: Sequence[str]) -> "TrialConfig":
-    """The settings of `--set`. Raises SettingError."""
-    from core.config import TrialConfig
-
-    settings: dict[str, str] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingError(f"--set must be a setting, NAME=VALUE, and is {assignment!r:.80}")
-        settings[name] = value
-    return TrialConfig.from_settings(settings, "--set")
 
 
 if __name__ == "__main__":

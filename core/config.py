@@ -113,13 +113,14 @@ class DataConfig(_Settings):
     """The annotated images: how they are read, split and shown in training."""
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
-    """Fraction of the images held out for validation; unused when `folds` is set."""
+    """Fraction of the images held out for validation; unused when `folds` is set, and where a data
+    set's own split is taken."""
     folds: int = Field(0, ge=0, le=100)
     """0 for a hold-out; k >= 2 for k-fold cross-validation."""
     fold: int = Field(0, ge=0)
     """The fold that validates, counted from 0 to `folds` - 1."""
     split_seed: int = Field(0, ge=0)
-    """Seed of the split."""
+    """Seed of the split; 0 takes the data set's own split where it has one and `folds` is 0."""
     group_pattern: str = ""
     """Regular expression searched in the image's name; its first group names the group. A group is
     never split."""
@@ -502,6 +503,22 @@ class TrialConfig(_Settings):
             return cls.model_validate(nested)
         except ValidationError as error:
             raise SettingError(f"{place}: {_sentence(error)}") from None
+
+    @classmethod
+    def from_assignments(cls, assignments: Sequence[str]) -> "TrialConfig":
+        """Build a configuration from what `--set` was given: NAME=VALUE each.
+
+        Raises SettingError, one sentence that begins with `--set`.
+        """
+        settings: dict[str, str] = {}
+        for assignment in assignments:
+            name, equals, value = assignment.partition("=")
+            if not equals:
+                raise SettingError(
+                    f"--set must be a setting, NAME=VALUE, and is {assignment!r:.80}"
+                )
+            settings[name] = value
+        return cls.from_settings(settings, "--set")
 
     @property
     def open(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ ROWS = [
     "core.fitting",
     "core.augment core.prediction",
     "core.doctor core.training",
-    "core.check core.predict",
+    "core.check core.convert core.predict",
     "tune.processes tune.redaction tune.stopping tune.statistics tune.store",
     "tune.database tune.space",
     "tune.samplers",

@@ -40,7 +40,14 @@ def ended(folder: Path, module: str, *arguments: str) -> tuple[int, set[str], st
     return status, HEAVY & set(modules), printed + done.stderr
 
 
-COMMANDS = ["core.check", "core.predict", "tune.search", "tune.retrain_best", "tune.report"]
+COMMANDS = [
+    "core.check",
+    "core.convert",
+    "core.predict",
+    "tune.search",
+    "tune.retrain_best",
+    "tune.report",
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -63,6 +70,7 @@ def test_help_imports_none_of_the_libraries_that_do_the_work(tmp_path: Path, mod
         ("tune.search", ["--rebuild-tracking"], "--rebuild-tracking needs --study NAME"),
         ("tune.retrain_best", ["--on", "some"], "usage:"),
         ("core.check", ["cells", "--set", "data.skipbad=true"], "Did you mean 'data.skip_bad'"),
+        ("core.convert", [".", "."], "the folder to write must be empty"),
     ],
 )
 def test_a_wrong_request_is_answered_before_them(

@@ -3,6 +3,7 @@
 arrays.py      NumPy's arrays, as masks
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
+conversion.py  a data set written as COCO, whatever format it was read from
 dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
@@ -12,14 +13,18 @@ looks.py       images that belong together by their looks
 mask_folders.py  one mask file per instance, as the Data Science Bowl 2018 has them
 measure.py     images and instances in numbers, from which settings are read
 pixel_size.py  the size of a pixel in micrometres
+outlines.py    outlined instances to a data set, for every format of outlines
 pictures.py    PNG, JPEG and BMP files
+qupath.py      QuPath's GeoJSON: one file of outlined objects for each image
 readers.py     the table of formats: which reader reads a data set
+roboflow.py    Roboflow's COCO exports: parts with a file each, and their own split
 signs.py       signs of exports that no reader reads, and what to do with them
 split.py       the split into training and validation images
 stored.py      an image file as it is stored, before EXIF turns it
 suspicion.py   annotations that can be read but look wrong
 synthetic.py   a data set of drawn cells, made without files
 tiffs.py       TIFF files, by the axes that they name
+yolo.py        YOLO's segmentation labels: one text file of polygons for each image
 """
 
 from dataclasses import replace

@@ -6,99 +6,41 @@
                                                    DIR/annotations/instances_test*.json
         images in DIR/test*/                    or DIR/images/test*/, DIR/images/, DIR
 
-Exports of annotation tools are read where they lie: train/_annotations.coco.json (Roboflow), and
-the one JSON file in DIR or DIR/annotations that has the lists of COCO, under any name (CVAT, Label
-Studio).
+Exports of annotation tools are read where they lie: the one JSON file in DIR or DIR/annotations
+that has the lists of COCO, under any name (CVAT, Label Studio).
 
 The test listing may be absent, and annotations in it are not read. Instances that overlap go to
 different label maps. `iscrowd` marks a crowd region. A validation listing is not read: validation
 images are taken from the training images, see `core.data.split`.
 """
 
-import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-
-from core.data.coco_masks import (
-    FAR_AREA,
-    BesideImage,
-    box_of,
-    fit_of_area,
-    fit_of_bbox,
-    mask_of,
-)
+from core.data.coco_masks import box_of, mask_of
 from core.data.dataset import (
     Category,
-    Dataset,
     Inspection,
     Problem,
     TestImage,
-    assemble,
     examples_of,
-    place_labels,
 )
-from core.data.images import (
-    about_turned,
-    find_file,
-    read_listed,
-    read_rgb,
-    turned_in_doubt,
-    whole_number,
-)
+from core.data.images import read_listed, whole_number
+from core.data.outlines import AnnotatedImage, Outline, read_pictures
 from core.data.readers import Reader
 from core.errors import DataError
 from core.files import read_json
-from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import brief, many
 
 LISTS = ("images", "annotations", "categories")
 """The lists that a COCO file of annotated images has."""
 ROBOFLOW = "_annotations.coco.json"
 """The annotations of the images in the same folder."""
-MAX_LAYERS = 32
-"""Largest number of instances that may overlap at one pixel; each needs a label map of its own."""
-MAX_LAYER_PIXELS = MAX_LAYERS * 2**24
-"""Largest number of pixels in all label maps of an image: 1 GiB at 2 bytes each."""
-LEAST_APART = 3
-"""Least number of annotations with one fault (a mask away from its bbox, an outline outside its
-image) for which the whole file is doubted; fewer are slips."""
-SOME = 0.02
-"""Least fraction of annotations outside their image for which the whole file is doubted."""
-FAULT_OF_THE_FILE = 0.5
-"""A fault of more than this fraction of a file's annotations is one of the file, not of single
-annotations."""
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The result of reading one image.
-
-    sample       the image with its instances; None if it cannot be used
-    problems     the problems of the image and its annotations, without those of the next fields
-    boxes        number of annotations by how their `bbox` fits their mask (see `fit_of_bbox`)
-    areas        number of annotations by how their `area` fits their mask (see `fit_of_area`)
-    only_boxes   ids of annotations that have a bbox and no outline
-    beside       the problems of annotations that lie outside the image
-    lost         the problem of an image that is left out because most of its annotations cannot be
-                 used
-    turned       whether nothing tells if the annotations were drawn on the image as EXIF turns it
-    """
-
-    sample: Sample | None
-    problems: list[Problem]
-    boxes: Counter[str]
-    areas: Counter[str]
-    only_boxes: list[int]
-    beside: list[Problem]
-    lost: tuple[Problem, ...] = ()
-    turned: bool = False
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
@@ -159,87 +101,157 @@ def _holds_lists(path: Path) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class CocoFile:
+    """A file of annotated images.
+
+    path      the file
+    folders   folders in which its images are looked for
+    """
+
+    path: Path
+    folders: Sequence[Path]
+
+
 def read_coco(folder: Path) -> Inspection:
     """Read every image of a folder in the COCO layout, in up to 8 threads.
 
     Problems are collected, not raised.
     """
     try:
-        path, test_path = (
-            annotation_file(folder) or unnamed_annotation_file(folder),
-            annotation_file(folder, "test"),
-        )
+        path = annotation_file(folder) or unnamed_annotation_file(folder)
+        listing = annotation_file(folder, "test")
     except DataError as error:
         return Inspection(None, (Problem.of(error, folder),))
     if path is None:
         return Inspection(
             None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),)
         )
-    try:
-        document = _read_lists(path, LISTS)
-    except DataError as error:
-        return Inspection(None, (Problem.of(error, path),))
+    return read_files(
+        folder,
+        [CocoFile(path, image_folders(folder, path, "train"))],
+        listing=(
+            None if listing is None else CocoFile(listing, image_folders(folder, listing, "test"))
+        ),
+        notes=_unread(folder, path),
+    )
 
+
+def read_files(
+    folder: Path,
+    files: Sequence[CocoFile],
+    *,
+    validation: CocoFile | None = None,
+    listing: CocoFile | None = None,
+    notes: Sequence[str] = (),
+) -> Inspection:
+    """Read every image of one or more COCO files, which must have the same categories.
+
+    folder       folder of the data set, which names it
+    validation   the one of the files whose images validate in the data set's own split
+    listing      the test images; annotations in it are not read
+    notes        of the data set, found before
+    """
     problems: list[Problem] = []
-    notes = _unread(folder, path)
-    classes = _classes(document, path, problems, notes)
+    notes = list(notes)
+    try:
+        documents = [(file, _read_lists(file.path, LISTS)) for file in files]
+    except DataError as error:
+        # The sentence begins with the file's path, which is all the place there is to say.
+        path, _, message = str(error).partition(": ")
+        return Inspection(None, (Problem(path, message),))
+    used = {
+        whole_number(item.get("category_id"))
+        for _, document in documents
+        for item in document["annotations"]
+        if isinstance(item, dict)
+    }
+    first = files[0].path
+    classes = _classes(documents[0][1]["categories"], used, first, problems, notes)
+    expected = _names(documents[0][1]["categories"])
+    for file, document in documents[1:]:
+        if (named := _names(document["categories"])) != expected:
+            message = (
+                f"the categories must be those of {first}, {brief(expected)}, and are"
+                f" {brief(named)}; export all parts together"
+            )
+            problems.append(Problem(str(file.path), message))
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
-    images = _checked_images(document["images"], path, problems)
-    annotations = _by_image(document["annotations"], images, label_of, path, problems, notes)
-    folders = image_folders(folder, path, "train")
-
-    def read_image(image_id: int) -> _Read:
-        return _read_image(images[image_id], annotations[image_id], label_of, folders, path)
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(
-            pool.map(read_image, sorted(images, key=lambda image_id: images[image_id]["file_name"]))
+    pictures: dict[str, AnnotatedImage] = {}
+    validating: list[str] = []
+    for file, document in documents:
+        images = _checked_images(document["images"], file.path, problems)
+        annotations = _by_image(
+            document["annotations"], images, label_of, file.path, problems, notes
         )
-    samples = [result.sample for result in results if result.sample is not None]
-    only_boxes = [number for result in results for number in result.only_boxes]
-    problems += _only_boxes(only_boxes, len(document["annotations"]), path)
-    problems += [problem for result in results for problem in result.problems]
-    beside = _beside(
-        [problem for result in results for problem in result.beside],
-        len(document["annotations"]),
-        path,
-    )
-    problems += beside
-    in_doubt = any(not problem.skippable for problem in beside)
-    if not in_doubt:  # otherwise contradicting boxes and areas have the same cause
-        problems += _contradictions(
-            sum((result.boxes for result in results), Counter()), path, notes
-        )
-    notes += about_turned(
-        [result.sample.name for result in results if result.sample is not None and result.turned]
-    )
-    areas = sum((result.areas for result in results), Counter())
-    if (apart := areas["apart"]) and not in_doubt:
-        notes.append(
-            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that differs"
-            f" from that of their mask by a factor of more than {FAR_AREA}; masks are used"
-        )
+        for image_id, image in images.items():
+            picture = _picture(image, annotations[image_id], label_of, file)
+            if picture.name in pictures:
+                message = (
+                    f"a picture must be in one part of the data set, and {picture.name!r} is at"
+                    f" {pictures[picture.name].place} as well; remove one of the two"
+                )
+                problems.append(Problem(picture.place, message, skippable=True))
+                continue
+            pictures[picture.name] = picture
+            if file == validation:
+                validating.append(picture.name)
 
     test_images: list[TestImage] = []
-    if test_path is not None:
+    if listing is not None:
         try:
-            listed = _read_lists(test_path, ("images",))["images"]
+            listed = _read_lists(listing.path, ("images",))["images"]
         except DataError as error:
-            problems.append(Problem.of(error, test_path))
+            problems.append(Problem.of(error, listing.path))
         else:
-            test_images, wrong = read_listed(
-                listed, image_folders(folder, test_path, "test"), str(test_path)
-            )
+            test_images, wrong = read_listed(listed, listing.folders, str(listing.path))
             problems += wrong
-    dataset: Dataset | None = None
-    if samples and classes:
-        dataset = replace(
-            assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes)
+    return read_pictures(
+        folder,
+        first if len(files) == 1 else folder,
+        classes,
+        list(pictures.values()),
+        annotations=sum(len(document["annotations"]) for _, document in documents),
+        problems=problems,
+        notes=notes,
+        test_images=test_images,
+        validation=validating,
+    )
+
+
+def _names(categories: Sequence[Any]) -> dict[Any, Any]:
+    """The name of each category id."""
+    return {str(item.get("id")): item.get("name") for item in categories if isinstance(item, dict)}
+
+
+def _picture(
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    label_of: Mapping[int, int],
+    file: CocoFile,
+) -> AnnotatedImage:
+    """An image of a COCO file and its annotations."""
+    # Tools that do not know the size leave it out, or write null or 0.
+    height, width = (whole_number(image.get(side)) or 0 for side in ("height", "width"))
+    outlines = [
+        Outline(
+            place=f"{file.path}, annotation {annotation['id']}",
+            label=label_of[annotation["category_id"]],
+            draw=(
+                None
+                if not annotation.get("segmentation") and box_of(annotation.get("bbox")) is not None
+                else partial(mask_of, annotation.get("segmentation"))
+            ),
+            crowd=bool(annotation["iscrowd"]),
+            bbox=annotation.get("bbox"),
+            area=annotation.get("area"),
         )
-    found = Inspection(dataset, tuple(problems))
-    # Images that are lost with skipped annotations are reported only if something can be skipped.
-    lost = [problem for result in results for problem in result.lost] if found.single else []
-    return Inspection(dataset, (*problems, *lost))
+        for annotation in annotations
+    ]
+    name = image["file_name"]
+    return AnnotatedImage(
+        f"{file.path}, image {image['id']}", name, name, file.folders, outlines, (height, width)
+    )
 
 
 def _read_lists(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -325,18 +337,19 @@ def _by_id(
 
 
 def _classes(
-    document: Mapping[str, list[Any]], path: Path, problems: list[Problem], notes: list[str]
+    categories: list[Any],
+    used: set[int | None],
+    path: Path,
+    problems: list[Problem],
+    notes: list[str],
 ) -> list[Category]:
     """Read the categories in ascending id, without headings.
 
     A heading is the supercategory of another category and has no annotation of its own.
+
+    used   ids of the categories that have annotations
     """
-    entries = _by_id(document["categories"], "category", path, problems)
-    used = {
-        whole_number(item.get("category_id"))
-        for item in document["annotations"]
-        if isinstance(item, dict)
-    }
+    entries = _by_id(categories, "category", path, problems)
     parents = {
         item.get("supercategory")
         for item in entries.values()
@@ -460,210 +473,6 @@ def _by_image(
             f"{many(repeated, 'annotation')} with an id that another one has; all are used"
         )
     return annotations
-
-
-def _read_image(
-    image: Mapping[str, Any],
-    annotations: list[dict[str, Any]],
-    label_of: Mapping[int, int],
-    folders: list[Path],
-    path: Path,
-) -> _Read:
-    """Read one image and draw its annotations into label maps."""
-
-    def unusable(problem: Problem) -> _Read:
-        return _Read(None, [replace(problem, skippable=True)], Counter(), Counter(), [], [])
-
-    place_of_image = f"{path}, image {image['id']}"
-    try:
-        file = find_file(image["file_name"], folders)
-    except DataError as error:
-        return unusable(Problem(place_of_image, str(error)))
-    try:
-        # Tools that do not know the size leave it out, or write null or 0.
-        sides = [whole_number(image.get(side)) or 0 for side in ("height", "width")]
-        known = (sides[0], sides[1]) if all(sides) else None
-        pixels, in_doubt = read_rgb(file, known), turned_in_doubt(file, known)
-    except DataError as error:
-        return unusable(Problem.of(error, file))
-    height, width = pixels.shape[:2]
-    listed = (sides[0] or height, sides[1] or width)
-    if listed != (height, width):
-        turned = "; it looks turned by 90 degrees" if listed == (width, height) else ""
-        name, sizes = image["file_name"], f"{listed[0]} x {listed[1]} pixels (height x width)"
-        message = (
-            f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}; bring the"
-            " picture that was annotated: on another one its outlines would lie elsewhere"
-        )
-        return unusable(Problem(place_of_image, message))
-
-    canvas = _Canvas(height, width)
-    problems: list[Problem] = []
-    boxes: Counter[str] = Counter()
-    areas: Counter[str] = Counter()
-    only_boxes: list[int] = []
-    beside: list[Problem] = []
-    labels: list[int] = []
-    crowd: list[bool] = []
-    for annotation in annotations:
-        if not annotation.get("segmentation") and box_of(annotation.get("bbox")) is not None:
-            only_boxes.append(annotation["id"])
-            continue
-        try:
-            mask = mask_of(annotation.get("segmentation"), height, width)
-            canvas.draw(mask, len(labels) + 1)
-        except DataError as error:
-            problem = Problem(f"{path}, annotation {annotation['id']}", str(error), skippable=True)
-            (beside if isinstance(error, BesideImage) else problems).append(problem)
-            continue
-        labels.append(label_of[annotation["category_id"]])
-        crowd.append(bool(annotation["iscrowd"]))
-        boxes[fit_of_bbox(annotation.get("bbox"), mask)] += 1
-        areas[fit_of_area(annotation.get("area"), mask)] += 1
-    if (bad := len(annotations) - len(labels)) > FAULT_OF_THE_FILE * len(annotations):
-        # Without most of its instances the image would teach the network that they are background.
-        message = (
-            f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so the image"
-            " cannot be used either"
-        )
-        return _Read(
-            None,
-            problems,
-            boxes,
-            areas,
-            only_boxes,
-            beside,
-            (Problem(place_of_image, message, skippable=True),),
-        )
-    sample = Sample(
-        image["file_name"],
-        pixels,
-        np.stack(canvas.label_maps),
-        np.array(labels, np.int64),
-        np.array(crowd, np.bool_),
-    )
-    return _Read(
-        sample, problems, boxes, areas, only_boxes, beside, turned=in_doubt and bool(labels)
-    )
-
-
-class _Canvas:
-    """The label maps of an image, into which its instances are drawn one by one.
-
-    label_maps   uint16 [H, W] each
-    depth_HW     uint8, number of instances on each pixel
-    most         largest number of label maps
-    """
-
-    def __init__(self, height: int, width: int) -> None:
-        self.label_maps = [np.zeros((height, width), np.uint16)]
-        self.depth_HW = np.zeros((height, width), np.uint8)
-        self.most = min(MAX_LAYERS, MAX_LAYER_PIXELS // (height * width))
-
-    def draw(self, mask: MaskCrop, number: int) -> None:
-        """Draw an instance, counted from 1, into the first label map that has room for it.
-
-        Raises DataError, without a place, for more instances than the maps can hold.
-        """
-        if number > MAX_INSTANCES:
-            raise DataError(
-                f"an image can hold {MAX_INSTANCES:,} instances, and this one holds more; cut it"
-                " into tiles"
-            )
-        h, w = mask.pixels.shape
-        depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
-        full = depth_hw[mask.pixels].max() >= self.most
-        if not full:
-            full = not place_labels(
-                self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=self.most
-            )
-        if full:
-            raise DataError(
-                f"{self.most} instances of an image of this size may overlap at one place, and for"
-                " this one there is no room; remove annotations that repeat others"
-            )
-        depth_hw += mask.pixels
-
-
-def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]:
-    """Problems of annotations that are boxes without outlines: one if most are so, else one each.
-
-    found         ids of these annotations
-    annotations   number of all annotations
-    """
-    if len(found) <= FAULT_OF_THE_FILE * annotations:
-        message = (
-            "an annotation must have an outline, and this one has only a bbox; draw the outline, or"
-            " remove the annotation"
-        )
-        return [
-            Problem(f"{path}, annotation {number}", message, skippable=True) for number in found
-        ]
-    return [
-        Problem(
-            str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, as"
-            " for object detection, and Mask R-CNN learns outlines; export polygons or masks, or"
-            " draw them inside the boxes (tools such as Segment Anything propose them)",
-        )
-    ]
-
-
-def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]:
-    """Problems of annotations outside their image: one for the file if they are many, or as found.
-
-    annotations   number of all annotations
-    """
-    if len(found) < LEAST_APART or len(found) < SOME * annotations:
-        return found
-    return [
-        Problem(
-            str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} lie outside their image, so the"
-            " others may be wrong as well: x and y are exchanged, or they were drawn on images of"
-            " another size; export again",
-        )
-    ]
-
-
-def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
-    """Report annotations whose own bbox contradicts their mask: a problem if most do, else a note.
-
-    boxes   number of annotations by the words of `fit_of_bbox`
-    """
-    compared = boxes.total() - boxes["no bbox"]
-    far = boxes["apart"] + boxes["exchanged"]
-    if boxes["corners"] > FAULT_OF_THE_FILE * compared:
-        notes.append(
-            f"bbox of {many(boxes['corners'], 'annotation')} holds two corners, where COCO has a"
-            " corner, width and height; boxes are taken from the masks"
-        )
-    elif not far:
-        return []
-    elif far >= LEAST_APART and far > FAULT_OF_THE_FILE * compared:
-        why = (
-            "x and y look exchanged in one of the two"
-            if boxes["exchanged"] > boxes["apart"]
-            else (
-                "they were made for an image of another size or are shifted, or masks are written"
-                " row by row where COCO has columns"
-            )
-        )
-        return [
-            Problem(
-                str(path),
-                f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their"
-                f" mask is ({why}); export again, or, if the masks are right, `--set"
-                " data.allow_suspicious=true`",
-                suspicious=True,
-            )
-        ]
-    else:
-        notes.append(
-            f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask"
-            " is; masks are used"
-        )
-    return []
 
 
 def _reader(find: Callable[[Path], Path | None]) -> Reader:

@@ -68,11 +68,13 @@ class Dataset:
     """All annotated images of a data set, in the order of their names, and its test images.
 
     Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them
-    between processes without a copy. The fingerprint covers classes, names, pixels and labels, not
-    the test images, the notes and the folder.
+    between processes without a copy. The fingerprint covers classes, names, pixels, labels and the
+    data set's own split, not the test images, the notes and the folder.
 
-    notes   sentences for the user, each with a count: parts that were skipped, and unusual ones
-            that were accepted
+    notes        sentences for the user, each with a count: parts that were skipped, and unusual
+                 ones that were accepted
+    validation   names of the images that validate in the data set's own split; empty where it has
+                 none
     """
 
     name: str
@@ -81,6 +83,7 @@ class Dataset:
     test_images: tuple[TestImage, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -208,8 +211,12 @@ def assemble(
     classes: Sequence[Category],
     samples: Iterable[Sample],
     test_images: Sequence[TestImage] = (),
+    validation: Sequence[str] = (),
 ) -> Dataset:
-    """Make a data set: samples sorted by name, arrays contiguous and read-only, fingerprinted."""
+    """Make a data set: samples sorted by name, arrays contiguous and read-only, fingerprinted.
+
+    validation   names of the images that validate in the data set's own split, if it has one
+    """
     ordered = tuple(
         Sample(
             name=sample.name,
@@ -220,11 +227,22 @@ def assemble(
         )
         for sample in sorted(samples, key=lambda sample: sample.name)
     )
-    return Dataset(name, tuple(classes), ordered, tuple(test_images), fingerprint(classes, ordered))
+    return Dataset(
+        name,
+        tuple(classes),
+        ordered,
+        tuple(test_images),
+        fingerprint(classes, ordered, validation),
+        validation=tuple(sorted(validation)),
+    )
 
 
-def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
+def fingerprint(
+    classes: Sequence[Category], samples: Sequence[Sample], validation: Sequence[str] = ()
+) -> str:
     """SHA-256, in hexadecimal, over classes, names, pixels and labels in the order of the names.
+
+    Where the data set has a split of its own, the names of its validation images count as well.
 
     It is the same for the same content on every machine: byte order and text encoding are fixed,
     and folders do not count.
@@ -239,6 +257,8 @@ def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
         digest.update(np.ascontiguousarray(sample.label_maps, "<u2").data)
         digest.update(np.ascontiguousarray(sample.labels_N, "<i8").data)
         digest.update(np.ascontiguousarray(sample.crowd_N).data)
+    if validation:
+        digest.update(json.dumps(sorted(validation)).encode())
     return digest.hexdigest()
 
 

@@ -32,10 +32,13 @@ READERS: Parts[Reader] = Parts(
     "cell_tune.readers",
     {
         "synthetic": "core.data.synthetic:READER",
+        "roboflow": "core.data.roboflow:READER",
         "coco": "core.data.coco:READER",
         "hw3": "core.data.hw3:READER",
         "label_images": "core.data.label_images:READER",
         "mask_folders": "core.data.mask_folders:READER",
+        "qupath": "core.data.qupath:READER",
+        "yolo": "core.data.yolo:READER",
         "coco_export": "core.data.coco:EXPORT_READER",
     },
 )

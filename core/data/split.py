@@ -4,6 +4,9 @@ A split is a random draw that is changed as little as needed: groups are dealt o
 exchanged, one improving exchange at a time, until every class's share is near its target or no
 exchange helps. Splits of different seeds therefore differ almost as much as random ones, so that
 repeats over seeds measure the variance of splits, and no class is missing without need.
+
+A data set that brings a split of its own, as Roboflow's exports do, is split by it under seed 0 and
+without folds. Every other seed, and folds, draw from all its images as from any data set's.
 """
 
 import itertools
@@ -20,6 +23,8 @@ from core.errors import DataError
 from core.randomness import Purpose, generator
 from core.text import have, many
 
+OWN_SEED = 0
+"""The `data.split_seed`, its default, that stands for a data set's own split."""
 NEAR = 0.25
 """Relative difference between the share of a class that a part holds and its target, up to which
 the class counts as evenly split."""
@@ -91,8 +96,9 @@ class Split:
 def split(dataset: Dataset, config: DataConfig) -> Split:
     """Divide the images; the result depends on the data set and on these settings alone.
 
-    Raises DataError for a name that `data.group_pattern` does not match, for too few groups, and
-    for a training or validation part, of the hold-out or of any fold, that would hold no instance.
+    Raises DataError for a name that `data.group_pattern` does not match, for too few groups, for a
+    group that the data set's own split divides, and for a training or validation part, of the
+    hold-out or of any fold, that would hold no instance.
     """
     group_of_image = _groups(dataset, config.group_pattern)
     groups = int(group_of_image.max(initial=-1)) + 1
@@ -108,22 +114,10 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
     counts = np.concatenate(
         [np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1
     )
-    sizes_UE = np.zeros((groups, counts.shape[1]), np.int64)
-    np.add.at(sizes_UE, group_of_image, counts)
-    if config.folds:
-        targets_V, validates_V = np.full(parts, 1 / parts), np.full(parts, True)
-    else:
-        images = len(dataset.samples)
-        held_out = min(max(1, int(config.validation_fraction * images + 0.5)), images - 1)
-        targets_V, validates_V = (
-            np.array([held_out / images, 1 - held_out / images]),
-            np.array([True, False]),
-        )
-    part_of_group = _deal(
-        sizes_UE, targets_V, validates_V, generator(config.split_seed, Purpose.SPLIT)
+    own = bool(dataset.validation) and not config.folds and config.split_seed == OWN_SEED
+    part_of_image = (
+        _own_parts(dataset, group_of_image) if own else _drawn(counts, group_of_image, config)
     )
-
-    part_of_image = part_of_group[group_of_image]
     has_instance: NDArray[np.bool_] = np.any(counts[:, 1:] > 0, axis=1)
     for part in range(parts if config.folds else 1):
         for name, inside in (
@@ -132,18 +126,73 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
         ):
             if not has_instance[inside].any():
                 where = f"fold {part} of {parts}" if config.folds else "the hold-out"
+                where = "the data set's own split" if own else where
+                order = (
+                    f"set data.split_seed to another number than {OWN_SEED} to have one drawn"
+                    if own
+                    else "use fewer folds or groups"
+                )
                 having = int(has_instance.sum())
                 raise DataError(
                     f"{dataset.name}: the {name} part must hold an instance, and that of {where}"
                     f" holds none in {many(int(inside.sum()), 'image')}; of"
                     f" {many(len(has_instance), 'image')} {having} {have(having)} any: annotate"
-                    " more, or use fewer folds or groups"
+                    f" more, or {order}"
                 )
     validates = part_of_image == config.fold
     return Split(
         train=tuple(np.flatnonzero(~validates).tolist()),
         validation=tuple(np.flatnonzero(validates).tolist()),
     )
+
+
+def _drawn(
+    counts: NDArray[np.int64], group_of_image: NDArray[np.int64], config: DataConfig
+) -> NDArray[np.int64]:
+    """Draw the part of each image, int64 [images]: its fold; or 0, held out, or 1, training.
+
+    counts           int64 [images, E]
+    group_of_image   int64 [images]
+    """
+    groups, parts = int(group_of_image.max()) + 1, config.folds or 2
+    sizes_UE = np.zeros((groups, counts.shape[1]), np.int64)
+    np.add.at(sizes_UE, group_of_image, counts)
+    if config.folds:
+        targets_V, validates_V = np.full(parts, 1 / parts), np.full(parts, True)
+    else:
+        images = len(counts)
+        held_out = min(max(1, int(config.validation_fraction * images + 0.5)), images - 1)
+        targets_V, validates_V = (
+            np.array([held_out / images, 1 - held_out / images]),
+            np.array([True, False]),
+        )
+    part_of_group = _deal(
+        sizes_UE, targets_V, validates_V, generator(config.split_seed, Purpose.SPLIT)
+    )
+    return part_of_group[group_of_image]
+
+
+def _own_parts(dataset: Dataset, group_of_image: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The part of each image in the data set's own split, int64 [images]: 0 validates, 1 trains.
+
+    group_of_image   int64 [images]
+
+    Raises DataError for a group that it divides.
+    """
+    validating = set(dataset.validation)
+    parts = np.array([sample.name not in validating for sample in dataset.samples], np.int64)
+    first_of_group: dict[int, int] = {}
+    for image, group in enumerate(group_of_image.tolist()):
+        other = first_of_group.setdefault(group, image)
+        if parts[image] != parts[other]:
+            names = [dataset.samples[number].name for number in (other, image)]
+            raise DataError(
+                f"{dataset.name}: data.group_pattern puts {names[0]!r} and {names[1]!r} into one"
+                " group, and the data set's own split has one in training and the other in"
+                f" validation; set data.split_seed to another number than {OWN_SEED} to have a"
+                " split drawn, or move one of the two images"
+            )
+    return parts
 
 
 def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:

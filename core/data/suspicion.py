@@ -188,7 +188,9 @@ def split_components(dataset: Dataset) -> Dataset:
     Raises DataError for an image that would hold more than MAX_INSTANCES.
     """
     samples = [_split_components(sample, dataset.name) for sample in dataset.samples]
-    split = assemble(dataset.name, dataset.classes, samples, dataset.test_images)
+    split = assemble(
+        dataset.name, dataset.classes, samples, dataset.test_images, dataset.validation
+    )
     before, after = int(dataset.instance_counts().sum()), int(split.instance_counts().sum())
     note = (
         f"data.split_components: {many(before, 'instance')} became {after:,}, each a connected"

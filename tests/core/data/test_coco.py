@@ -878,7 +878,7 @@ def test_an_unknown_folder_is_answered_with_what_was_seen(tmp_path: Path) -> Non
     (tmp_path / "labels").mkdir()
     for number in range(3):
         (tmp_path / "labels" / f"{number}.txt").write_text("")
-    (tmp_path / "data.yaml").write_text("")
+    (tmp_path / "setup.yaml").write_text("")
     assert "holds no annotated image (seen: 3 .txt and 1 .yaml); put one folder" in refusal(
         tmp_path
     )
@@ -955,7 +955,7 @@ def test_a_message_never_writes_out_a_large_value(tmp_path: Path) -> None:
 def test_large_images_have_room_for_fewer_instances_on_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.data.coco.MAX_LAYER_PIXELS", 3 * HEIGHT * WIDTH + 1)
+    monkeypatch.setattr("core.data.outlines.MAX_LAYER_PIXELS", 3 * HEIGHT * WIDTH + 1)
     write(tmp_path, document(*[[SQUARE]] * 5))
     found = [message for message in messages(tmp_path) if "may overlap at one place" in message]
     assert len(found) == 2
