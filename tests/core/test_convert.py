@@ -16,6 +16,7 @@ from core.data.dataset import Category, Dataset, TestImage, assemble
 from core.data.synthetic import make_cells, write_hw3
 from core.sample import Sample
 from tests.core.data.exports import qupath, roboflow, yolo
+from tests.core.data.exports.table import EXPORTS
 
 SCENE = make_cells(images=7, side=64)
 
@@ -71,11 +72,9 @@ def write_coco_layout(folder: Path, scene: Dataset) -> None:
 
 
 FORMATS = {
-    "coco": write_coco_layout,
-    "hw3": lambda folder, scene: write_hw3(scene, folder),
-    "qupath": qupath.write,
-    "roboflow": roboflow.write,
-    "yolo": yolo.write,
+    "coco": lambda folder: write_coco_layout(folder, SCENE),
+    "hw3": lambda folder: write_hw3(SCENE, folder),
+    **{name: export.write for name, export in EXPORTS.items()},
 }
 
 
@@ -84,7 +83,7 @@ def test_every_format_converted_and_read_again_is_the_same_data_set_with_the_sam
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "source").mkdir()
-    FORMATS[name](tmp_path / "source", SCENE)
+    FORMATS[name](tmp_path / "source")
     source = load_data(str(tmp_path / "source"))
     read = converted(tmp_path / "source", tmp_path / "coco")
     same(source, read)

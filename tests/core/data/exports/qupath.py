@@ -2,12 +2,14 @@
 
 import json
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from core.data.dataset import Dataset
+from tests.core.data.exports.export import SCENE, Export
 from tests.core.data.exports.tracing import Ring, areas_of
 
 
@@ -41,3 +43,6 @@ def feature(areas: list[list[Ring]], name: str | None, kind: str = "annotation")
         "geometry": geometry,
         "properties": properties,
     }
+
+
+EXPORT = Export(partial(write, scene=SCENE), ("class2", "class3", "class4"))

@@ -5,12 +5,14 @@ Files are named STEM_SUFFIX.rf.HASH.SUFFIX. Category 0 has the project's name an
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from core.data.dataset import Dataset
 from core.sample import Sample
+from tests.core.data.exports.export import SCENE, Export
 from tests.core.data.exports.tracing import areas_of, flat
 
 PARTS = {"train": slice(0, -1), "valid": slice(-1, None), "test": slice(0, 1)}
@@ -82,3 +84,6 @@ def document(samples: dict[str, Sample], classes: list[str]) -> dict[str, object
         "images": images,
         "annotations": annotations,
     }
+
+
+EXPORT = Export(partial(write, scene=SCENE), tuple(category.name for category in SCENE.classes))

@@ -3,11 +3,14 @@
 To add one, write a file beside this one and give it a line here.
 """
 
-from tests.core.data.exports import cellpose, dsb2018, stardist
+from tests.core.data.exports import cellpose, dsb2018, qupath, roboflow, stardist, yolo
 from tests.core.data.exports.export import Export
 
 EXPORTS: dict[str, Export] = {
     "cellpose": cellpose.EXPORT,
     "dsb2018": dsb2018.EXPORT,
+    "qupath": qupath.EXPORT,
+    "roboflow": roboflow.EXPORT,
     "stardist": stardist.EXPORT,
+    "yolo": yolo.EXPORT,
 }

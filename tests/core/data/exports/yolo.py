@@ -1,11 +1,13 @@
 """Ultralytics' segmentation data sets, as of version 8: data.yaml, images/PART and labels/PART."""
 
+from functools import partial
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
 from core.data.dataset import Dataset
+from tests.core.data.exports.export import SCENE, Export
 from tests.core.data.exports.tracing import areas_of
 
 
@@ -35,3 +37,10 @@ def write(folder: Path, scene: Dataset) -> None:
         "names": {number: category.name for number, category in enumerate(scene.classes)},
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+
+
+EXPORT = Export(
+    partial(write, scene=SCENE),
+    tuple(category.name for category in SCENE.classes),
+    images="images/test",
+)
