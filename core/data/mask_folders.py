@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data.coco import MAX_LAYERS
 from core.data.dataset import (
     CELL,
     Dataset,
@@ -33,6 +32,7 @@ from core.data.dataset import (
     place_labels,
 )
 from core.data.images import IMAGE_SUFFIXES, mask_size, read_ids, read_listed, read_rgb
+from core.data.outlines import MAX_LAYERS
 from core.data.readers import Reader
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, Sample, Size
