@@ -109,6 +109,46 @@ class _Settings(BaseModel):
         return value
 
 
+MAY_BE_LISTS = ("data.class_names",)
+"""Settings that are texts, and may be written as a list or a mapping too."""
+
+
+def _as_names(value: Any) -> Any:
+    """Write `data.class_names` in its one form: `epithelium,lymphocyte` or `1=epithelium`."""
+    if isinstance(value, Mapping):
+        parts = [f"{key}={name}" for key, name in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [str(name) for name in value]
+    else:
+        inner = re.fullmatch(r"\s*[\[{](.*)[\]}]\s*", str(value))
+        text = inner[1] if inner else str(value)
+        parts = text.split(",") if text.strip() else []
+    names = [re.sub(r"^\s*(\d+)\s*[=:]\s*", r"\1=", part).strip().strip("'\"") for part in parts]
+    numbered = [re.fullmatch(r"(\d{1,18})=(.*)", name) for name in names]
+    texts = [
+        match[2].strip("'\"") if match else name
+        for match, name in zip(numbered, names, strict=True)
+    ]
+    keys = [int(match[1]) for match in numbered if match]
+    if (
+        isinstance(value, bool | int | float)
+        or any(
+            not name.strip() or "," in name or "=" in name or not name.isprintable()
+            for name in texts
+        )
+        or len(keys) not in (0, len(names))
+        or len(set(keys)) < len(keys)
+    ):
+        raise PydanticCustomError(
+            "names",
+            "Input should be a name for each class, such as epithelium,lymphocyte, or names of some"
+            " by their ids, such as 1=epithelium,3=macrophage; a name holds no comma and no =",
+        )
+    return ",".join(
+        [f"{key}={text}" for key, text in zip(keys, texts, strict=True)] if keys else texts
+    )
+
+
 class DataConfig(_Settings):
     """The annotated images: how they are read, split and shown in training."""
 
@@ -132,6 +172,12 @@ class DataConfig(_Settings):
     """
     split_components: bool = False
     """Whether every connected piece of a mask is an instance of its own, as semantic masks need."""
+    class_names: Annotated[
+        str,
+        BeforeValidator(_as_names, json_schema_input_type=str | list[str] | dict[str, str]),
+    ] = ""
+    """Names of the classes in place of those that the files give, such as class1 in HW3: a name for
+    each class in the order of their ids, or ID=NAME for some; empty for the files' own."""
     crop: Annotated[int, Field(ge=0, le=8192), MayBeAuto()] = 0
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
     in prediction; auto: crops where whole images would show the cells too small."""

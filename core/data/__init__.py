@@ -1,6 +1,7 @@
 """Images and their annotations: one reader per format, all of them ending in a `Dataset`.
 
 arrays.py      NumPy's arrays, as masks
+class_names.py  names of classes in place of those that the files give
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
 conversion.py  a data set written as COCO, whatever format it was read from
@@ -31,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config import DataConfig
+from core.data.class_names import name_classes
 from core.data.dataset import (
     Category,
     Dataset,
@@ -66,7 +68,8 @@ STRICT = DataConfig()
 def load_data(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in a layout of `core.data.readers`.
 
-    config   of its settings, skip_bad, allow_suspicious, split_components and group_pattern count
+    config   of its settings, skip_bad, allow_suspicious, split_components, class_names and
+             group_pattern count
 
     Images without instances are allowed. Raises DataError with the first problem and the number of
     the others.
@@ -95,7 +98,12 @@ def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
     if found.dataset is None:
         return found
     try:
-        dataset = split_components(found.dataset) if config.split_components else found.dataset
+        named = name_classes(found.dataset, config.class_names)
+    except DataError as error:
+        wrong = Problem("data.class_names", str(error))
+        return Inspection(found.dataset, (*found.problems, wrong))
+    try:
+        dataset = split_components(named) if config.split_components else named
     except DataError as error:
         return Inspection(found.dataset, (*found.problems, Problem.of(error, found.dataset.name)))
     misplaced = (

@@ -59,6 +59,7 @@ def read(config: TrialConfig) -> Any:
     return (
         [problem.message for problem in found.problems],
         [(sample.name, len(sample.labels_N)) for sample in samples],
+        [] if found.dataset is None else [category.name for category in found.dataset.classes],
     )
 
 
@@ -150,6 +151,7 @@ TABLE: Mapping[str, Row] = {
     "data.skip_bad": Row(True, seen=read),
     "data.allow_suspicious": Row(True, seen=read),
     "data.split_components": Row(True, seen=read),
+    "data.class_names": Row("4=macrophage", seen=read),
     "data.crop": Row(32, seen=shown),
     "data.repeat_rare": Row(1.0, seen=shown),
     **dict(rows_of_augmentations()),

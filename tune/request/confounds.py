@@ -57,6 +57,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "split": (
         "data.validation_fraction", "data.folds", "data.fold", "data.split_seed",
         "data.group_pattern", "data.skip_bad", "data.allow_suspicious", "data.split_components",
+        "data.class_names",
     ),
 }  # fmt: skip
 """Every setting, under the factor that a reader would name; all augmentations together are one

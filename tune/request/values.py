@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from core.config import SETTINGS, SYNONYMS, TrialConfig, Value, check_setting_name
+from core.config import MAY_BE_LISTS, SETTINGS, SYNONYMS, TrialConfig, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from core.text import brief, nearest
 
@@ -50,14 +50,15 @@ def checked_value(name: str, value: object, place: str) -> Value:
 
     Raises SettingError, whose message begins with `place`, for a value outside type or range.
     """
-    _check_scalar(name, value, place)
+    if name not in MAY_BE_LISTS or not isinstance(value, list | Mapping):
+        _check_scalar(name, value, place)
     if isinstance(value, bool) and TYPES[name] in (int, float):
         raise SettingError(f"{place}: {name} must be a number, not true or false, and is {value}.")
     try:
         result: Value = ADAPTERS[name].validate_python(value)
     except ValidationError as error:
         raise SettingError(
-            f"{place}: {name} must {_rule(error)}, and is {value!r}.{_meant(error)}"
+            f"{place}: {name} must {_rule(error)}, and is {brief(value)}.{_meant(error)}"
         ) from None
     return result
 
@@ -83,7 +84,7 @@ def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
     settings: dict[str, Value] = {}
     for name, value in raw.items():
         check_name(name, place)
-        if isinstance(value, list | Mapping):
+        if isinstance(value, list | Mapping) and name not in MAY_BE_LISTS:
             raise SettingError(
                 f"{place}: {name} must be one value, and is {brief(value)}. Ranges go under"
                 " `space:`."

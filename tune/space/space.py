@@ -25,6 +25,7 @@ SHARED = (
     "data.skip_bad",
     "data.allow_suspicious",
     "data.split_components",
+    "data.class_names",
     "metric.max_dets",
 )
 """Settings that can neither be searched nor differ between variants, because scores could then not

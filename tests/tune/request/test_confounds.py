@@ -35,7 +35,7 @@ def other_value(name: str) -> Value:
     default = SETTINGS[name]
     special: dict[str, Value] = {
         "model.detector": "fpn_v2", "model.backbone": "resnet18", "model.weights": "none",
-        "model.norm": "group", "optim.precision": "bf16", "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0,
+        "model.norm": "group", "optim.precision": "bf16", "data.group_pattern": "(.)", "data.class_names": "a", "optim.warmup_epochs": 1.0,
         "model.image_min_side": 512, "data.crop": 256, "predict.tile": 256, "data.folds": 3,
         "predict.views": "all", "predict.scales": "0.5,1", "predict.merge": "weighted",
         "predict.class_caps": "20,0",
