@@ -39,7 +39,7 @@ MOST_PICTURE_BYTES = 250_000
 """Largest size of the picture of a prediction, in bytes."""
 PICTURE = "prediction.jpg"
 """The picture of a prediction in the folder of results and in the example."""
-FIGURES = ("differences", "scores")
+FIGURES = ("differences", "scores", "ap50-curves", "loss-curves")
 """The report's figures of which the example shows the first that is there."""
 BEGIN, END = "<!-- proof: written by benchmarks.proof -->", "<!-- end of proof -->"
 """The lines of README between which its part about the proof stands."""

@@ -194,7 +194,7 @@ def search_document(weights: Weights, is_short: bool) -> Rows:
         ]
     if is_short:
         fixed |= short.SETTINGS
-        space["optim.learning_rate"] = {"low": 5e-4, "high": 2e-3, "log": True}
+        space["optim.learning_rate"] = dict(short.LEARNING_RATES)
         starts = []
     document |= {"fixed": fixed, "space": space, "start": starts}
     return Rows(document, tuple(said))

@@ -250,7 +250,7 @@ class Proof:
         self.state.runs.append(run)
         self.state.save()
         self.say(f"\n$ {run['command']}")
-        environment = {FOLDER_VARIABLE: str(self.weights.folder.resolve())}
+        environment = {FOLDER_VARIABLE: str(self.weights.folder)}
         command = [sys.executable, "-m", *arguments]
         ended: Ended = run_child(command, self.clock.for_work(), environment)
         run |= {
@@ -268,7 +268,7 @@ class Proof:
 
 def run_stages(proof: Proof) -> list[Stage]:
     """Run all stages that are not done, while there is time; returns those that are left."""
-    os.environ[FOLDER_VARIABLE] = str(proof.weights.folder.resolve())
+    os.environ[FOLDER_VARIABLE] = str(proof.weights.folder)
     stages = proof.stages()
     for place, stage in enumerate(stages):
         if not stage.is_done():
