@@ -10,6 +10,7 @@ MLflow all use it. Defaults are those of the reference report where they are sou
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
@@ -109,7 +110,7 @@ class _Settings(BaseModel):
         return value
 
 
-MAY_BE_LISTS = ("data.class_names",)
+MAY_BE_LISTS = ("data.class_names", "data.intensity")
 """Settings that are texts, and may be written as a list or a mapping too."""
 
 
@@ -149,6 +150,31 @@ def _as_names(value: Any) -> Any:
     )
 
 
+def intensity_range(intensity: str) -> tuple[float, float]:
+    """The two ends of `data.intensity`, `LOW,HIGH`; raises ValueError for another text."""
+    low, high = (float(text) for text in intensity.split(","))
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(intensity)
+    return low, high
+
+
+def _as_intensity(value: Any) -> Any:
+    """Write `data.intensity` in its one form, `0,4095`."""
+    texts = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+    text = ",".join(texts).strip("[] ").replace(" ", "")
+    if text == AUTO:
+        return text
+    try:
+        low, high = intensity_range(text)
+    except ValueError:
+        raise PydanticCustomError(
+            "intensity",
+            "Input should be auto, or the values that become black and white, the lower one first,"
+            " such as 0,4095",
+        ) from None
+    return f"{low:.9g},{high:.9g}"
+
+
 class DataConfig(_Settings):
     """The annotated images: how they are read, split and shown in training."""
 
@@ -178,6 +204,12 @@ class DataConfig(_Settings):
     ] = ""
     """Names of the classes in place of those that the files give, such as class1 in HW3: a name for
     each class in the order of their ids, or ID=NAME for some; empty for the files' own."""
+    intensity: Annotated[
+        str, BeforeValidator(_as_intensity, json_schema_input_type=str | list[float])
+    ] = AUTO
+    """Values that become black and white in images of more than 8 bits, such as 0,4095; auto: 99.8%
+    of their pixels lie between the two, measured over the data set. A study, and a model, keep the
+    measured values. Images of 8 bits stay as they are."""
     crop: Annotated[int, Field(ge=0, le=8192), MayBeAuto()] = 0
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
     in prediction; auto: crops where whole images would show the cells too small."""

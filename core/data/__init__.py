@@ -8,6 +8,7 @@ conversion.py  a data set written as COCO, whatever format it was read from
 dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
+intensity.py   images of more than 8 bits brought to 8
 label_images.py  one label image per image: Cellpose, Omnipose, StarDist
 listing.py     images to predict on
 looks.py       images that belong together by their looks
@@ -31,7 +32,7 @@ yolo.py        YOLO's segmentation labels: one text file of polygons for each im
 from dataclasses import replace
 from pathlib import Path
 
-from core.config import DataConfig
+from core.config import AUTO, DataConfig
 from core.data.class_names import name_classes
 from core.data.dataset import (
     Category,
@@ -42,6 +43,8 @@ from core.data.dataset import (
     by_cause,
     first_problem_of,
 )
+from core.data.images import is_deep
+from core.data.intensity import with_8_bits
 from core.data.listing import list_images
 from core.data.readers import READERS
 from core.data.signs import seen_in
@@ -68,8 +71,8 @@ STRICT = DataConfig()
 def load_data(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in a layout of `core.data.readers`.
 
-    config   of its settings, skip_bad, allow_suspicious, split_components, class_names and
-             group_pattern count
+    config   of its settings, skip_bad, allow_suspicious, split_components, class_names, intensity
+             and group_pattern count
 
     Images without instances are allowed. Raises DataError with the first problem and the number of
     the others.
@@ -98,19 +101,25 @@ def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
     if found.dataset is None:
         return found
     try:
-        named = name_classes(found.dataset, config.class_names)
+        dataset = with_8_bits(found.dataset, config.intensity)
     except DataError as error:
-        wrong = Problem("data.class_names", str(error))
-        return Inspection(found.dataset, (*found.problems, wrong))
+        return Inspection(None, (*found.problems, Problem(where, str(error))))
+    problems = list(found.problems)
+    if dataset.intensity is None and config.intensity == AUTO:
+        problems += _deep_test_images(dataset)
     try:
-        dataset = split_components(named) if config.split_components else named
+        dataset = split_components(dataset) if config.split_components else dataset
     except DataError as error:
-        return Inspection(found.dataset, (*found.problems, Problem.of(error, found.dataset.name)))
+        return Inspection(dataset, (*problems, Problem.of(error, dataset.name)))
+    try:
+        dataset = name_classes(dataset, config.class_names)
+    except DataError as error:
+        return Inspection(dataset, (*problems, Problem("data.class_names", str(error))))
     misplaced = (
         any(problem.suspicious for problem in found.problems) and not config.allow_suspicious
     )
     suspicious, notes = suspicions(dataset, config, where, misplaced)
-    problems = [*found.problems, *suspicious]
+    problems += suspicious
     if config.allow_suspicious:
         notes += [
             f"data.allow_suspicious: {shown(problem.message)}"
@@ -119,6 +128,20 @@ def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
         ]
         problems = [problem for problem in problems if not problem.suspicious]
     return Inspection(replace(dataset, notes=(*dataset.notes, *notes)), tuple(problems))
+
+
+def _deep_test_images(dataset: Dataset) -> list[Problem]:
+    """Problems of test images of more than 8 bits, for which no range of brightness is known."""
+    return [
+        Problem(
+            image.path,
+            "the image has more than 8 bits a channel, and the annotated images have 8; convert it"
+            " to 8 bits as those were, or give the range that they have in it, such as"
+            " --set data.intensity=0,4095",
+        )
+        for image in dataset.test_images
+        if image.path and is_deep(Path(image.path))
+    ]
 
 
 def _without_bad(found: Inspection) -> Inspection:

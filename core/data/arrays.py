@@ -49,6 +49,7 @@ class StoredArray:
         height, width = array.shape
         self.size = (height, width)
         self.orientation = 1
+        self.deep = array.dtype.itemsize > 1
 
     def check_picture(self) -> None:
         """Refuse an array as an image."""

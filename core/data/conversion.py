@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.config import AUTO
 from core.data.coco import ROBOFLOW
 from core.data.dataset import Dataset
 from core.data.images import IMAGE_SUFFIXES, read_test_image
@@ -107,8 +108,9 @@ def _annotations(
 def _write_test_images(folder: Path, dataset: Dataset) -> None:
     """Write the test images and their listing, with their ids."""
     file_of = _file_names([image.file_name for image in dataset.test_images])
+    intensity = dataset.intensity or AUTO
     images = [
-        _write_image(folder, file_of[image.file_name], read_test_image(image), image.id)
+        _write_image(folder, file_of[image.file_name], read_test_image(image, intensity), image.id)
         for image in dataset.test_images
     ]
     categories = [{"id": one.id, "name": one.name} for one in dataset.classes]

@@ -75,6 +75,8 @@ class Dataset:
                  ones that were accepted
     validation   names of the images that validate in the data set's own split; empty where it has
                  none
+    intensity    the range by which images were brought to 8 bits, as `data.intensity` has it; None
+                 where they had 8 bits
     """
 
     name: str
@@ -84,6 +86,7 @@ class Dataset:
     fingerprint: str
     notes: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    intensity: str | None = None
 
     @property
     def nbytes(self) -> int:

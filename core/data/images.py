@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import AUTO
 from core.data import arrays, pictures, tiffs
 from core.data.dataset import Problem, TestImage, examples_of
+from core.data.intensity import to_8_bits
 from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
 from core.files import reason_of
@@ -36,19 +38,20 @@ IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 """Suffixes of image files, in small or capital letters."""
 
 
-def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
-    """Read an image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file.
+def read_rgb(path: Path, listed: Size | None = None) -> NDArray[Any]:
+    """Read an image as RGB, [H, W, 3], from a TIFF, PNG, JPEG or BMP file.
 
-    A channel may have up to 8 bits; 1, 2 and 4 bits are spread over 0 to 255. Grey is repeated,
-    colours of a palette are looked up. Alpha is dropped, not blended, and where colours were
-    multiplied by it they are divided by it. EXIF's orientation is obeyed.
+    It is uint8 where a channel has up to 8 bits; 1, 2 and 4 bits are spread over 0 to 255. Whole
+    numbers of more bits and floats stay as they are stored; `core.data.intensity` brings them to 8
+    bits. Grey is repeated, colours of a palette are looked up. Alpha is dropped, not blended, and
+    where colours were multiplied by it they are divided by it. EXIF's orientation is obeyed.
 
     listed   the size that the image's annotations were drawn on, where it is known: an image that
              has this size as it is stored, and another one as EXIF turns it, is not turned
 
     Raises DataError, one sentence that begins with the path, for a file that does not exist, is
-    damaged or cut off, has more than MAX_PIXELS pixels or 8 bits a channel, or holds several
-    images, depths or times, and for another kind of image, which it names.
+    damaged or cut off, has more than MAX_PIXELS pixels, or holds several images, depths or times,
+    and for another kind of image, which it names.
     """
     with _opened(path) as stored:
         stored.check_picture()
@@ -63,6 +66,12 @@ def read_size(path: Path, listed: Size | None = None) -> Size:
     with _opened(path) as stored:
         stored.check_picture()
         return turned_size(stored.size, _orientation_as_listed(stored, listed))
+
+
+def is_deep(path: Path) -> bool:
+    """Whether an image has more than 8 bits a channel. Raises DataError for a file that is none."""
+    with _opened(path) as stored:
+        return stored.deep
 
 
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
@@ -91,10 +100,14 @@ def about_turned(names: Sequence[str]) -> list[str]:
     ]
 
 
-def read_test_image(image: TestImage) -> NDArray[np.uint8]:
+def read_test_image(image: TestImage, intensity: str = AUTO) -> NDArray[np.uint8]:
     """Read the pixels of a listed image, RGB, uint8 [H, W, 3].
 
-    Raises DataError as `read_rgb` does, and where the size is not the listed one.
+    intensity   the range by which the model's training images were brought to 8 bits, as
+                `data.intensity` has it; auto where they had 8 bits
+
+    Raises DataError as `read_rgb` does, where the size is not the listed one, and for more than 8
+    bits where no range is known.
     """
     size = (image.height, image.width)
     pixels = read_rgb(Path(image.path), size) if image.pixels is None else image.pixels
@@ -104,7 +117,10 @@ def read_test_image(image: TestImage) -> NDArray[np.uint8]:
             f"{image.path or image.file_name}: the image is listed with {image.height} x"
             f" {image.width} pixels (height x width), and has {height} x {width}"
         )
-    return pixels
+    try:
+        return to_8_bits(pixels, intensity)
+    except DataError as error:
+        raise DataError(f"{image.path or image.file_name}: {error}") from None
 
 
 def read_ids(path: Path, size: Size) -> NDArray[Any]:
@@ -113,8 +129,8 @@ def read_ids(path: Path, size: Size) -> NDArray[Any]:
     They are the values as stored, whatever a viewer makes of them: a palette's indices, not its
     colours. EXIF's orientation is obeyed as for an image.
 
-    Raises DataError, one sentence that begins with the path: for all that `read_rgb` refuses,
-    except more than 8 bits; for another size than `size`, more than one channel, and JPEG; for an
+    Raises DataError, one sentence that begins with the path: for all that `read_rgb` refuses; for
+    another size than `size`, more than one channel, and JPEG; for an
     id that is negative, fractional, infinite or NaN.
     """
     with _opened(path) as stored:

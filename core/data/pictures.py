@@ -1,15 +1,16 @@
-"""PNG, JPEG and BMP files, through Pillow."""
+"""PNG, JPEG and BMP files, through Pillow; PNG of 16 bits through imagecodecs."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
+from core.data.stored import MAX_PIXELS, check_size
 from core.errors import DataError
 
 PICTURE_SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"}
@@ -45,7 +46,7 @@ def open_picture(path: Path, kind: str) -> Iterator["Picture"]:
         ) from None
     with picture:
         check_size(picture.height, picture.width)
-        yield Picture(picture, kind, depth)
+        yield Picture(picture, path, kind, depth)
 
 
 class Picture:
@@ -54,27 +55,33 @@ class Picture:
     In these formats colours are never multiplied by alpha, so that it is simply dropped.
     """
 
-    def __init__(self, picture: Image.Image, kind: str, depth: int) -> None:
-        """Take an open picture, its kind, and the bits per channel that its header names."""
-        self._picture, self._kind, self._depth = picture, kind, depth
+    def __init__(self, picture: Image.Image, path: Path, kind: str, depth: int) -> None:
+        """Take an open picture, its file and kind, and the bits per channel in its header."""
+        self._picture, self._path, self._kind = picture, path, kind
         self.size = (picture.height, picture.width)
+        self.deep = depth == 16
         # Only metadata before the pixels counts: browsers ignore later metadata, and it is known
         # only after decoding.
         self.orientation = _exif_orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:
-        """Refuse 16 bits, animations, and colours that could mean several RGB values."""
+        """Refuse animations, and colours that could mean several RGB values."""
         self._check_frames()
-        if self._depth == 16:  # Pillow would silently narrow 16-bit RGB to 8
-            raise DataError(f"images must have 8 bits a channel, and this one has 16; {NOT_8_BITS}")
+        if self.deep:
+            return
         if self._picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise DataError(
                 f"an image must be grey, RGB or RGBA, and this one is {self._picture.mode}; "
                 "convert it to RGB, all images in the same way"
             )
 
-    def picture(self) -> NDArray[np.uint8]:
-        """Decode to RGB, uint8 [H, W, 3]; what alpha hides is kept, since it was annotated too."""
+    def picture(self) -> NDArray[Any]:
+        """Decode to RGB, uint8 or uint16 [H, W, 3].
+
+        What alpha hides is kept, since it was annotated too.
+        """
+        if self.deep:
+            return self._deep_picture()
         self._picture.load()
         mode, has_alpha = self._picture.mode, "transparency" in self._picture.info
         pixels = self._picture.convert(
@@ -88,6 +95,13 @@ class Picture:
                 else np.ascontiguousarray(channels)
             )
         return np.array(pixels.convert("RGB"))
+
+    def _deep_picture(self) -> NDArray[np.uint16]:
+        """Decode 16 bits a channel, which Pillow would silently narrow to 8."""
+        stored = imagecodecs.png_decode(self._path.read_bytes())
+        pixels: NDArray[np.uint16] = stored.reshape(*self.size, -1)
+        colours = 3 if pixels.shape[2] > 2 else 1
+        return np.ascontiguousarray(np.broadcast_to(pixels[:, :, :colours], (*self.size, 3)))
 
     def check_ids(self) -> None:
         """Refuse JPEG, and more than one channel."""

@@ -16,10 +16,6 @@ MAX_PIXELS = 89_478_485
 decompression bomb. A float64 mask of this size takes 716 MB to decode. A whole slide is larger and
 must be cut into tiles."""
 
-NOT_8_BITS = "convert it, with a brightness range that you choose for all images alike"
-"""Way out for an image of 16 bits or of floating point: only the user can choose the range of
-brightness."""
-
 
 class Stored(Protocol):
     """An open image file.
@@ -28,16 +24,18 @@ class Stored(Protocol):
 
     size           height and width in pixels, as stored
     orientation    EXIF's number 1 to 8: how a viewer turns the stored pixels
+    deep           whether a channel has more than 8 bits
     """
 
     size: tuple[int, int]
     orientation: int
+    deep: bool
 
     def check_picture(self) -> None:
         """Raise DataError if the header shows that `picture` would fail."""
 
-    def picture(self) -> NDArray[np.uint8]:
-        """Decode the pixels to RGB, uint8 [H, W, 3]."""
+    def picture(self) -> NDArray[Any]:
+        """Decode the pixels to RGB, [H, W, 3]: uint8, or a file's own type of more bits."""
 
     def check_ids(self) -> None:
         """Raise DataError if the header shows that `ids` would fail."""

@@ -196,7 +196,7 @@ def split_components(dataset: Dataset) -> Dataset:
         f"data.split_components: {many(before, 'instance')} became {after:,}, each a connected"
         " piece"
     )
-    return replace(split, notes=(*dataset.notes, note))
+    return replace(split, notes=(*dataset.notes, note), intensity=dataset.intensity)
 
 
 def _split_components(sample: Sample, name: str) -> Sample:

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
+from core.data.stored import MAX_PIXELS, check_size
 from core.errors import DataError
 from core.files import parse_json
 from core.text import listed, many
@@ -70,17 +70,21 @@ class Tiff:
         self._planes = _planes(file)
         page = self._planes[0]
         self.size = (page.imagelength, page.imagewidth)
+        self.deep = page.bitspersample > 8
         orientation = page.tags.valueof(274, 1)
         self.orientation = orientation if orientation in range(1, 9) else 1
 
     def check_picture(self) -> None:
-        """Refuse more than 8 bits, and colours that could mean several RGB values."""
+        """Refuse complex numbers, and colours that could mean several RGB values."""
         page = self._planes[0]
-        bits = page.bitspersample
-        if page.dtype is None or page.dtype.kind not in "bu" or bits not in (1, 2, 4, 8):
+        bits, numbers = page.bitspersample, None if page.dtype is None else page.dtype.kind
+        if not (
+            (numbers in ("b", "u") and bits in (1, 2, 4, 8))
+            or (numbers in ("u", "i", "f") and bits in (16, 32, 64))
+        ):
             raise DataError(
-                f"images must have 8 bits a channel, and this one has {bits} ({page.dtype});"
-                f" {NOT_8_BITS}"
+                "a channel of an image must have 1, 2, 4 or 8 bits without sign, or 16, 32 or 64"
+                f" bits, and this one has {bits} ({page.dtype}); convert all images in the same way"
             )
         if not (_is_grey(page) or _is_colour(page)):
             kind, samples = _photometric_name(page), page.samplesperpixel
@@ -89,8 +93,8 @@ class Tiff:
                 f" {many(samples, 'channel')}; convert it to RGB, all images in the same way"
             )
 
-    def picture(self) -> NDArray[np.uint8]:
-        """Decode the pixels to RGB, uint8 [H, W, 3].
+    def picture(self) -> NDArray[Any]:
+        """Decode the pixels to RGB, [H, W, 3]: uint8, or the file's own type of more bits.
 
         Alpha is dropped; colours that were multiplied by it are divided by it.
         """
@@ -106,9 +110,10 @@ class Tiff:
             return np.take(_colours(page), pixels[:, :, 0], axis=0)
         if page.bitspersample < 8:
             pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
-        pixels = pixels.astype(np.uint8, copy=False)
+        if page.bitspersample <= 8:
+            pixels = pixels.astype(np.uint8, copy=False)
         if kind == PHOTOMETRIC.MINISWHITE:
-            pixels = 255 - pixels
+            pixels = np.iinfo(pixels.dtype).max - pixels
         if kind == PHOTOMETRIC.YCBCR and page.compression != JPEG:
             height, width = self.size
             stored = np.ascontiguousarray(pixels).tobytes()
@@ -358,9 +363,12 @@ def _photometric_name(page: tifffile.TiffPage) -> str:
 
 
 def _is_grey(page: tifffile.TiffPage) -> bool:
-    """Whether the page is grey, a palette, or grey with alpha."""
+    """Whether the page is grey, a palette of up to 8 bits, or grey with alpha."""
+    deep = page.bitspersample > 8
     if page.photometric == PHOTOMETRIC.PALETTE:
-        return page.axes == "YX" and "ColorMap" in page.tags
+        return page.axes == "YX" and "ColorMap" in page.tags and not deep
+    if page.photometric == PHOTOMETRIC.MINISWHITE and deep:
+        return page.axes == "YX" and page.dtype is not None and page.dtype.kind == "u"
     if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE):
         return False
     alpha = page.extrasamples in ((EXTRA.ASSOCALPHA,), (EXTRA.UNASSALPHA,))
@@ -368,9 +376,17 @@ def _is_grey(page: tifffile.TiffPage) -> bool:
 
 
 def _is_colour(page: tifffile.TiffPage) -> bool:
-    """Whether the page has three 8-bit channels that can be made RGB, and at most one more."""
-    if page.bitspersample != 8 or page.axes not in ("YXS", "SYX"):
+    """Whether the page has three channels that can be made RGB, and at most one more.
+
+    They have 8 bits, or more; then they are not YCbCr, and not multiplied by alpha.
+    """
+    if page.bitspersample < 8 or page.axes not in ("YXS", "SYX"):
         return False
+    if page.bitspersample > 8:
+        return page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK) and (
+            page.samplesperpixel == 3
+            or (page.samplesperpixel == 4 and page.extrasamples == (EXTRA.UNASSALPHA,))
+        )
     samples, kind = page.samplesperpixel, page.photometric
     if (
         kind == PHOTOMETRIC.YCBCR and page.compression != JPEG

@@ -372,7 +372,7 @@ def _predict(
 
 def _predicted(trained: TrainedModel, image: TestImage, name: str, look: _Look) -> Predicted:
     """An image with what is found in it. Raises DataError and ResourceError."""
-    pixels = read_test_image(image)
+    pixels = read_test_image(image, trained.config.data.intensity)
     try:
         # One thread drives the network, the others paste the masks of tiles that it has looked at.
         found = trained.predict(pixels, helpers=torch.get_num_threads() - 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from core.config import AT_HAND, SETTINGS, PredictConfig, TrialConfig
+from core.config import AT_HAND, AUTO, SETTINGS, PredictConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, group_names, split
 from core.device import (
@@ -168,6 +168,7 @@ class Trial:
         if config.model.weights == AT_HAND:
             found = pretrained.weights_at_hand([config.model])
             config = config.changed({"model.weights": found})
+        config = _with_intensity(config, data)
         if weights is None:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)
@@ -632,6 +633,21 @@ def _identify(weights: BaseWeights) -> dict[str, Any]:
 
 def _describe(weights: dict[str, Any] | None) -> str:
     return "none" if weights is None else f"{weights['name']} (SHA-256 {weights['sha256'][:12]})"
+
+
+def _with_intensity(config: TrialConfig, data: Dataset) -> TrialConfig:
+    """The configuration with the range by which the data set's images were brought to 8 bits.
+
+    New images are brought to 8 bits by the same one. Raises SettingError for another range.
+    """
+    if data.intensity is None or config.data.intensity == data.intensity:
+        return config
+    if config.data.intensity != AUTO:
+        raise SettingError(
+            f"data.intensity is {config.data.intensity}, and the data set was read with"
+            f" {data.intensity}; read it with the settings of the trial"
+        )
+    return config.changed({"data.intensity": data.intensity})
 
 
 def _remove_what_is_not_named(folder: Path, best: Path) -> None:

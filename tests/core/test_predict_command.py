@@ -496,7 +496,7 @@ def spoil(image: Path, how: str) -> None:
     [
         ("header", "the file is damaged or cut off"),
         ("pixels", "the file is damaged or cut off"),
-        ("16 bits", "images must have 8 bits a channel, and this one has 16"),
+        ("16 bits", "the image holds uint16, and the model was trained on images of 8 bits"),
     ],
 )
 def test_an_image_that_cannot_be_read_costs_itself_and_the_others_are_written(

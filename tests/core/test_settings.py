@@ -4,7 +4,7 @@ A setting without a row in the table fails, so a new one brings its row.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from core.augmentations import AUGMENTATIONS
 from core.config import SETTINGS, TrialConfig, Value
 from core.data import inspect_data, synthetic
+from core.data.intensity import with_8_bits
 from core.data.split import split
 from core.dependence import NEEDS, effective_settings, unmet_need
 from core.training.loop import TrainingBatches
@@ -61,6 +62,12 @@ def read(config: TrialConfig) -> Any:
         [(sample.name, len(sample.labels_N)) for sample in samples],
         [] if found.dataset is None else [category.name for category in found.dataset.classes],
     )
+
+
+def brought_to_8_bits(config: TrialConfig) -> Any:
+    """The pixels that are seen of images of 16 bits."""
+    deep = [replace(one, image=one.image.astype(np.uint16) * 9) for one in DATA.samples]
+    return with_8_bits(replace(DATA, samples=tuple(deep)), config.data.intensity).fingerprint
 
 
 def shown(config: TrialConfig) -> Any:
@@ -152,6 +159,7 @@ TABLE: Mapping[str, Row] = {
     "data.allow_suspicious": Row(True, seen=read),
     "data.split_components": Row(True, seen=read),
     "data.class_names": Row("4=macrophage", seen=read),
+    "data.intensity": Row("0,1000", seen=brought_to_8_bits),
     "data.crop": Row(32, seen=shown),
     "data.repeat_rare": Row(1.0, seen=shown),
     **dict(rows_of_augmentations()),

@@ -7,12 +7,17 @@ set does not depend on the format that it was read from.
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+import tifffile
 
 from benchmarks.replay import execute_here
-from tests.core.data.exports.export import Export
+from core import predict
+from core.data import load_data
+from core.prediction import trained_model
+from tests.core.data.exports.export import SCENE, Export
 from tests.core.data.exports.table import EXPORTS
-from tune import read_study
+from tune import read_study, retrain
 from tune.search import main
 from tune.study import conductor
 
@@ -40,19 +45,50 @@ confirm: {top: 0}
 """
 
 
+def search(tmp_path: Path, *arguments: str, rates: str = "[1e-4]") -> int:
+    """Search on tmp_path/data, or continue."""
+    (tmp_path / "space.yaml").write_text(SPACE.replace("[1e-4]", rates))
+    command = [
+        "--space", str(tmp_path / "space.yaml"), "--data", str(tmp_path / "data"),
+        "--results", str(tmp_path / "results"), *arguments,
+    ]  # fmt: skip
+    with mock.patch.object(conductor, "execute", execute_here):
+        return main(command)
+
+
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS)
 def test_a_search_on_an_export_ends_with_a_report(
     export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, space, results = tmp_path / "data", tmp_path / "space.yaml", tmp_path / "results"
-    data.mkdir()
-    export.write(data)
-    space.write_text(SPACE)
-    command = ["--space", str(space), "--data", str(data), "--results", str(results)]
-    with mock.patch.object(conductor, "execute", execute_here):
-        assert main(command) == 0
+    (tmp_path / "data").mkdir()
+    export.write(tmp_path / "data")
+    assert search(tmp_path) == 0
     assert "1 complete" in capsys.readouterr().out
-    study = read_study("export", results)
-    assert study.finished
-    assert (results / "export" / "report" / "index.html").is_file()
+    assert read_study("export", tmp_path / "results").finished
+    assert (tmp_path / "results" / "export" / "report" / "index.html").is_file()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_study_keeps_the_range_of_brightness_that_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    for sample in SCENE.samples:
+        path = tmp_path / "data" / sample.name
+        tifffile.imwrite(f"{path}.tif", sample.image.astype(np.uint16) * 11, photometric="rgb")
+        tifffile.imwrite(f"{path}_masks.tif", sample.label_maps[0])
+    measured = load_data(str(tmp_path / "data")).intensity
+    assert measured is not None
+    assert search(tmp_path) == 0
+    assert f"data.intensity {measured}: 4 images of uint16" in capsys.readouterr().out
+    assert search(tmp_path, rates="[1e-4, 2e-4]") == 0
+    study = read_study("export", tmp_path / "results")
+    assert [record.settings["data.intensity"] for record in study.records] == [measured] * 2
+    retrained = retrain(study, trial=0)
+    assert retrained.metrics["validation"]["ap50"] is not None
+    best = tmp_path / "results" / "export" / "best"
+    assert trained_model.load(best).config.data.intensity == measured
+    results = ["--images", str(tmp_path / "data"), "--out", str(tmp_path / "results.json")]
+    assert predict.main(["--model", str(best), *results]) == 0
+    assert search(tmp_path, "--set", "data.intensity=0,100") == 2

@@ -54,6 +54,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluation": tuple(name for name in SETTINGS if name.startswith("metric.")),
     "seed": ("seed",),
+    "brightness": ("data.intensity",),
     "split": (
         "data.validation_fraction", "data.folds", "data.fold", "data.split_seed",
         "data.group_pattern", "data.skip_bad", "data.allow_suspicious", "data.split_components",

@@ -224,7 +224,10 @@ class StudyRequest:
     @property
     def reading(self) -> DataConfig:
         """The settings with which the data set is read, the same for all trials."""
-        names = ("skip_bad", "allow_suspicious", "split_components", "class_names", "group_pattern")
+        names = (
+            "skip_bad", "allow_suspicious", "split_components", "class_names", "intensity",
+            "group_pattern",
+        )  # fmt: skip
         return DataConfig.model_validate(
             {name: self.space.value(f"data.{name}", {}) for name in names}
         )

@@ -141,7 +141,7 @@ def _predict_test(
     def readable() -> Iterator[tuple[_TestPicture, NDArray[np.uint8]]]:
         for image, name in zip(images, names, strict=True):
             try:
-                pixels = read_test_image(image)
+                pixels = read_test_image(image, trained.config.data.intensity)
             except DataError as error:
                 tested.missing.append(str(error))
             else:

@@ -26,6 +26,7 @@ SHARED = (
     "data.allow_suspicious",
     "data.split_components",
     "data.class_names",
+    "data.intensity",
     "metric.max_dets",
 )
 """Settings that can neither be searched nor differ between variants, because scores could then not

@@ -26,6 +26,7 @@ from tune.request.request import StudyRequest
 from tune.space.space import SearchSpace
 
 PRECISION, PRETRAINED = "optim.precision", "model.weights"
+INTENSITY = "data.intensity"
 KEPT = "auto"
 """The key of a study's facts that holds the measurement of its data."""
 
@@ -39,6 +40,27 @@ def resolved_request(request: StudyRequest, facts: Mapping[str, Any]) -> StudyRe
     known = kept if kept.get("rules", 0) in FITTING_RULES else {}
     auto = Circumstances.from_json(known, "bf16" if precision_in(facts) == "bf16" else "fp32")
     return replace(request, space=replace(request.space, auto=auto))
+
+
+def with_kept_intensity(request: StudyRequest, before: Mapping[str, Any] | None) -> StudyRequest:
+    """The request with the range of brightness that the study measured when it began.
+
+    before   the facts of the study that is continued; None for a new one
+    """
+    kept = (before or {}).get("request", {}).get("fixed", {}).get(INTENSITY, AUTO)
+    return request if kept == AUTO else _with_intensity(request, str(kept))
+
+
+def with_measured_intensity(request: StudyRequest, data: Dataset) -> StudyRequest:
+    """The request with the range of brightness by which its images were brought to 8 bits."""
+    return request if data.intensity is None else _with_intensity(request, data.intensity)
+
+
+def _with_intensity(request: StudyRequest, intensity: str) -> StudyRequest:
+    """The request with a range in place of `data.intensity: auto`."""
+    if request.space.value(INTENSITY, {}) != AUTO:
+        return request
+    return with_overrides(request, [f"{INTENSITY}={intensity}"])
 
 
 def with_weights_at_hand(

@@ -131,9 +131,11 @@ def check_request(
     except BadRequest as error:
         problems.append(error)
     try:
+        request = automatic.with_kept_intensity(request, _facts_before(request, options, folder))
         data = datasets.load_data(
             request.data, request.reading_again if folder.description.exists() else request.reading
         )
+        request = automatic.with_measured_intensity(request, data)
         for config in _data_configs(request.space):
             split(data, config.data)
         fresh_repeats(request, data)

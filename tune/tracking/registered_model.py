@@ -24,6 +24,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from core.data.images import read_rgb
+from core.data.intensity import to_8_bits
 from core.errors import DataError
 from core.prediction import trained_model
 from core.prediction.detect import about_full_tiles
@@ -63,7 +64,7 @@ class RegisteredModel(PythonModel):
         results: list[CocoResult] = []
         full_tiles: list[int] = []
         for offset, (place, image) in enumerate(_images(model_input)):
-            pixels = _pixels(image, place)
+            pixels = _pixels(image, place, self._trained.config.data.intensity)
             height, width = pixels.shape[:2]
             found = self._trained.predict(pixels)
             full_tiles.append(found.full_tiles)
@@ -82,10 +83,16 @@ def _images(given: object) -> Sequence[tuple[str, object]]:
     return [("the image", given)]
 
 
-def _pixels(image: object, place: str) -> NDArray[np.uint8]:
-    """The pixels of an array or image file, uint8 [H, W, 3]. Raises DataError."""
+def _pixels(image: object, place: str, intensity: str) -> NDArray[np.uint8]:
+    """The pixels of an array or image file, uint8 [H, W, 3]. Raises DataError.
+
+    intensity   the model's `data.intensity`, by which files of more than 8 bits are brought to 8
+    """
     if isinstance(image, str | Path):
-        return read_rgb(Path(image))
+        try:
+            return to_8_bits(read_rgb(Path(image)), intensity)
+        except DataError as error:
+            raise DataError(f"{image}: {str(error).removeprefix(f'{image}: ')}") from None
     if not isinstance(image, np.ndarray):
         raise DataError(f"{place} must be {_WANTED}, and is of type {type(image).__name__}")
     if image.dtype != np.uint8:

@@ -97,5 +97,7 @@ def test_a_space_file_may_hold_a_text_a_list_or_a_mapping(
 
 @pytest.mark.parametrize("wrong", ["a,,b", "1=a,b", "1=a,1=b", "a=b", 5, True])
 def test_another_text_is_one_sentence(wrong: object) -> None:
-    with pytest.raises(SettingError, match=r"data\.class_names must be a name for each class, such"):
+    with pytest.raises(
+        SettingError, match=r"data\.class_names must be a name for each class, such"
+    ):
         TrialConfig.from_settings({"data.class_names": wrong})

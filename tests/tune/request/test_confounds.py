@@ -38,7 +38,7 @@ def other_value(name: str) -> Value:
         "model.norm": "group", "optim.precision": "bf16", "data.group_pattern": "(.)", "data.class_names": "a", "optim.warmup_epochs": 1.0,
         "model.image_min_side": 512, "data.crop": 256, "predict.tile": 256, "data.folds": 3,
         "predict.views": "all", "predict.scales": "0.5,1", "predict.merge": "weighted",
-        "predict.class_caps": "20,0",
+        "predict.class_caps": "20,0", "data.intensity": "0,4095",
     }  # fmt: skip
     if name in special:
         return special[name]

@@ -1,0 +1,120 @@
+"""Images of more than 8 bits brought to 8, by one range of brightness for the whole data set.
+
+A reader delivers such images with the values that are stored. One range for all of them, and for
+all channels, keeps what is brighter in one image than in another, and the colours. A trained model
+keeps the range in its settings, and new images are brought to 8 bits by the same one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import AUTO, intensity_range
+from core.data.dataset import Dataset, assemble, examples_of
+from core.errors import DataError
+from core.text import many
+
+PERCENTILES = (0.1, 99.9)
+"""Percentages of the pixels that are at most as bright as the measured range's two ends. The few
+beyond them, hot pixels and holes, would leave all others a part of the 256 grey levels."""
+PIXELS_OF_AN_IMAGE = 2**16
+"""Largest number of values of an image that are measured, evenly spread over it."""
+
+
+def measured_range(images: Sequence[NDArray[Any]]) -> str:
+    """The range of brightness of images as `data.intensity` has it, `LOW,HIGH`.
+
+    images   numbers [H, W, 3]; each has the same weight, whatever its size
+
+    Raises DataError, without a place, where all pixels are equal.
+    """
+    values = []
+    for image in images:
+        flat = image.reshape(-1)
+        step = max(1, flat.size // PIXELS_OF_AN_IMAGE)
+        # A step of a multiple of 3 would measure one channel alone.
+        values.append(flat[:: step + (step % 3 == 0)].astype(np.float64))
+    weights = np.concatenate([np.full(len(one), 1 / len(one)) for one in values])
+    low, high = np.percentile(
+        np.concatenate(values), PERCENTILES, weights=weights, method="inverted_cdf"
+    )
+    if low == high:
+        low, high = min(one.min() for one in values), max(one.max() for one in values)
+    if low == high:
+        raise DataError(
+            f"all pixels of all images have the value {low:g}, so no range of brightness can be"
+            " measured; look at the images"
+        )
+    return f"{float(low):.6g},{float(high):.6g}"
+
+
+def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
+    """Bring an image to 8 bits: LOW becomes 0, HIGH becomes 255, and what lies beyond is cut off.
+
+    pixels      [H, W, 3]; uint8 is returned as it is
+    intensity   `data.intensity`
+
+    Raises DataError, without a place, where `intensity` is `auto`: then no range is known.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if intensity == AUTO:
+        raise DataError(
+            f"the image holds {pixels.dtype}, and the model was trained on images of 8 bits;"
+            " convert it to 8 bits as those were"
+        )
+    low, high = intensity_range(intensity)
+    scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    seen: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return seen
+
+
+def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
+    """Bring all images of a data set to 8 bits; one that has only such is returned as it is.
+
+    intensity   `data.intensity`; `auto` is measured here
+
+    Raises DataError, without a place, where some images have 8 bits and others more, for values
+    that are infinite or NaN, and where no range can be measured.
+    """
+    deep = [sample for sample in dataset.samples if sample.image.dtype != np.uint8]
+    if not deep:
+        return dataset
+    if len(deep) < len(dataset.samples):
+        names = examples_of([sample.name for sample in deep])
+        raise DataError(
+            f"{many(len(deep), 'image')} of {len(dataset.samples):,} hold {deep[0].image.dtype}"
+            f" ({names}), and the others 8 bits; save all of them in one way"
+        )
+    for sample in deep:
+        if not np.isfinite(sample.image).all():
+            raise DataError(
+                f"the image {sample.name!r} holds values that are infinite or no numbers; save it"
+                " again with finite ones"
+            )
+    found = measured_range([sample.image for sample in deep]) if intensity == AUTO else intensity
+    low, high = intensity_range(found)
+    kinds = ", ".join(sorted({str(sample.image.dtype) for sample in deep}))
+    how = (
+        f"measured: {PERCENTILES[0]:g}% of the pixels are darker, {100 - PERCENTILES[1]:.1g}%"
+        " brighter"
+        if intensity == AUTO
+        else "as it was set"
+    )
+    beyond = float(np.mean([np.mean((one.image < low) | (one.image > high)) for one in deep]))
+    note = (
+        f"data.intensity {found}: {many(len(deep), 'image')} of {kinds} brought to 8 bits,"
+        f" {low:g} to black and {high:g} to white ({how}); {100 * beyond:.2g}% of the pixels lie"
+        " beyond"
+    )
+    seen = assemble(
+        dataset.name,
+        dataset.classes,
+        [replace(sample, image=to_8_bits(sample.image, found)) for sample in dataset.samples],
+        dataset.test_images,
+        dataset.validation,
+    )
+    return replace(seen, notes=(*dataset.notes, note), intensity=found)
