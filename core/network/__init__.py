@@ -11,6 +11,7 @@ box_coding.py    boxes as offsets from other boxes
 build.py         a detector built from settings and pretrained weights, or restored
 detector.py      the interface between a detector and training, prediction and a trained model
 detectors.py     the detectors of the table, made of layers as settings say
+download.py      large files from the web, whole and with their checksum
 frozen_norm.py   batch norm with frozen statistics, in one operation
 mask_loss.py     the mask branch's loss and gradient, some proposals at a time
 mask_rcnn.py     Mask R-CNN from finished parts

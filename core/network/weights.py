@@ -26,20 +26,15 @@ of all files in its folder, or of each by name:
     {"stride_in_1x1": true}          {"resnet50.pth": {"stride_in_1x1": true}}
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import pickle
 import re
-import socket
-import sys
-import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +42,8 @@ import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torchvision.models import get_model_weights
 
 from core.backbones import BACKBONES, names_with
@@ -54,6 +51,7 @@ from core.config import AT_HAND, ModelConfig
 from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.files import read_json, reason_of
+from core.network.download import DownloadError, download_file
 from core.text import first_line, listed
 
 FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
@@ -61,14 +59,6 @@ FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
 
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
 """Suffixes of a file of weights."""
-
-CONNECT_SECONDS = 10.0
-"""A download that receives nothing for this time, in seconds, has failed: without a network the
-user waits seconds, not minutes."""
-
-ABANDONED_SECONDS = 3600.0
-"""A partial download that has not grown for this time, in seconds, is taken for one of a process
-that is dead."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """Name of a file that was trained when torchvision's frozen batch norm still divided by
@@ -275,33 +265,54 @@ def _given(name: str) -> Path:
     )
 
 
-def fetch_weights(missing: Iterable[Source], folder: Path | None = None) -> None:
-    """Download missing files into torch.hub's checkpoints, each once, and whole or not at all.
+def fetch_weights(
+    missing: Iterable[Source], folder: Path | None = None, into: Path | None = None
+) -> None:
+    """Download missing files, each once, and whole or not at all; a terminal shows the progress.
 
     folder   first place to look in, as in `find_weights`
+    into     folder that gets the files; None for torch.hub's checkpoints
 
-    Raises WeightsError at the first file that cannot be downloaded. Without a network none can be,
-    so the message names all that are still missing, each with its address, size and checksum, and
-    where to put them.
+    What has arrived of a file stays there, and the next call goes on after it. Raises WeightsError
+    at the first file that cannot be downloaded. Without a network none can be, so the message names
+    all that are still missing, each with its address, size and checksum, and where to put them.
     """
     wanted = list(dict.fromkeys(missing))
-    for place, source in enumerate(wanted):
-        try:
-            _download(source, _places(folder)[-1])
-        except (OSError, RuntimeError, HTTPException) as error:
-            places = _places(folder)
-            still = wanted[place:]
-            what = (
-                "a file of pretrained weights is"
-                if len(still) == 1
-                else f"{len(still)} files of pretrained weights are"
-            )
-            raise WeightsError(
-                f"{what} in none of {', '.join(map(str, places))} and could not be downloaded"
-                f" ({getattr(error, 'reason', error)}): {listed([str(one) for one in still])}; put"
-                f" {'it' if len(still) == 1 else 'each'} into {places[0]}, or set model.weights to"
-                " none or to the path of another file"
-            ) from None
+    places = _places(folder)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        for place, source in enumerate(wanted):
+            task = bar.add_task(source.name, total=source.size * 2**20)
+            path = (into or places[-1]) / source.name
+            try:
+                download_file(
+                    source.url,
+                    path,
+                    source.sha256,
+                    lambda done, whole, task=task: bar.update(  # type: ignore[misc]
+                        task, completed=done, total=whole or None
+                    ),
+                )
+            except (DownloadError, OSError) as error:
+                raise WeightsError(_not_fetched(wanted[place:], places, error)) from None
+
+
+def _not_fetched(still: Sequence[Source], places: Sequence[Path], error: Exception) -> str:
+    """The sentence on files that are still missing, after an error with the first of them."""
+    what = (
+        "a file of pretrained weights is"
+        if len(still) == 1
+        else f"{len(still)} files of pretrained weights are"
+    )
+    return (
+        f"{what} in none of {', '.join(map(str, places))} and could not be downloaded"
+        f" ({reason_of(error)}): {listed([str(one) for one in still])}; put"
+        f" {'it' if len(still) == 1 else 'each'} into {places[0]}, or set model.weights to"
+        " none or to the path of another file"
+    )
 
 
 def _places(folder: Path | None) -> list[Path]:
@@ -328,29 +339,6 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
     places = _places(folder)
     found = next((place / source.name for place in places if (place / source.name).is_file()), None)
     return (found, None) if found else (places[-1] / source.name, source)
-
-
-def _download(source: Source, folder: Path) -> Path:
-    """Fetch a file into `folder`, whole and with the SHA-256 that its name states, or not at all.
-
-    Partial files of killed downloads are removed when they have not grown for an hour. Returns the
-    path. Raises OSError, RuntimeError or HTTPException.
-    """
-    path = folder / source.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in folder.glob(f"{source.name}.*.partial"):  # torch.hub's name for it
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
-                part.unlink()
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub has no parameter for it
-    try:
-        torch.hub.download_url_to_file(
-            source.url, str(path), source.sha256 or None, progress=sys.stderr.isatty()
-        )
-    finally:
-        socket.setdefaulttimeout(before)
-    return path
 
 
 def _declared_stride(path: Path) -> bool:

@@ -141,7 +141,7 @@ def check_request(
         fresh_repeats(request, data)
     except BadRequest as error:
         problems.append(error)
-    weights = _weights_files(request.space, problems)
+    weights = weights_files_of(request.space, problems)
     try:
         if options.address is None:
             mps.stay_outside()
@@ -175,7 +175,7 @@ def check_request(
     return plan, problems
 
 
-def _weights_files(space: SearchSpace, problems: list[BadRequest]) -> dict[str, WeightsFile]:
+def weights_files_of(space: SearchSpace, problems: list[BadRequest]) -> dict[str, WeightsFile]:
     """The files of pretrained weights of a study, by `weights_key`; problems are added to a list.
 
     Downloads nothing.

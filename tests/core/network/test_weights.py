@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import socket
 import urllib.request
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from core.detectors import DETECTORS, Recipe
 from core.errors import WeightsError
 from core.network import weights
 from core.network.mask_rcnn import MaskRCNN
-from core.network.weights import Source, WeightsFile, fetch_weights, find_weights, read_weights
+from core.network.weights import WeightsFile, fetch_weights, find_weights, read_weights
 
 IMAGENET_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
@@ -196,41 +195,6 @@ def test_one_sentence_names_all_missing_files_with_address_size_checksum_and_pla
         )
         assert message.count(what) == 1
     assert IMAGENET_FILES["resnet34"] not in message
-
-
-def test_what_a_killed_download_left_goes_with_the_next_one_and_what_another_is_at_stays(
-    tmp_path: Path,
-) -> None:
-    content = b"weights from afar"
-    source = tmp_path / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    source.write_bytes(content)
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    dead, living, other = (
-        folder / f"{name}.partial" for name in (f"{source.name}.1", f"{source.name}.2", "mine")
-    )
-    for part in (dead, living, other):
-        part.write_bytes(b"half")
-    for part in (dead, other):
-        os.utime(part, (0, 0))
-    weights._download(Source(source.as_uri(), 1), folder)
-    assert {path.name for path in folder.iterdir()} == {source.name, living.name, other.name}
-
-
-def test_a_download_is_there_whole_with_its_promised_sum_or_not_at_all(tmp_path: Path) -> None:
-    content = b"weights from afar"
-    good = tmp_path / "server" / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    good.parent.mkdir()
-    good.write_bytes(content)
-    assert (
-        weights._download(Source(good.as_uri(), 1), tmp_path / "new" / "hub").read_bytes()
-        == content
-    )
-    bad = good.with_name("resnet18-00000000.pth")
-    bad.write_bytes(content)
-    with pytest.raises(RuntimeError, match="hash"):
-        weights._download(Source(bad.as_uri(), 1), tmp_path / "other")
-    assert list((tmp_path / "other").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["imagnet", "missing.pth", "folder", "notes.txt"])
