@@ -21,7 +21,7 @@ from optuna.distributions import (
 from core.config import Value
 from tune.samplers.sampler import SAMPLERS
 from tune.space.domains import Domain
-from tune.space.space import SearchSpace
+from tune.space.space import Parameter, SearchSpace
 
 FIRST = 10
 """Number of trials after a space has grown of which every other one takes an added value."""
@@ -80,14 +80,7 @@ def added_value(
     They are one value that trials before the growth could not have, with values of the parameters
     that must be set for it to be active. Where several parameters have grown, they take turns.
     """
-    grown = {
-        one.name: [
-            place
-            for place, trial in enumerate(drawn)
-            if one.name in trial and not _holds(trial[one.name], one.domain)
-        ]
-        for one in space.parameters
-    }
+    grown = {one.name: _places_outside(one, drawn) for one in space.parameters}
     names = [name for name, places in grown.items() if places]
     since = len(drawn) - 1 - max((max(grown[name]) for name in names), default=len(drawn))
     if not names or since >= FIRST or since % 2:
@@ -101,6 +94,17 @@ def added_value(
         if name in point and not _has(before, point[name]):
             return {one: point[one] for one in needed if one in point}
     return {}
+
+
+def _places_outside(
+    parameter: Parameter, drawn: Sequence[Mapping[str, BaseDistribution]]
+) -> list[int]:
+    """The trials whose distribution of a parameter lacks values that the parameter has now."""
+    of_trials = [trial.get(parameter.name) for trial in drawn]
+    # A ledger's trials share their distributions, so few are looked at.
+    distinct = {id(one): one for one in of_trials if one is not None}
+    lacking = {key for key, one in distinct.items() if not _holds(one, parameter.domain)}
+    return [place for place, one in enumerate(of_trials) if id(one) in lacking]
 
 
 def _holds(known: BaseDistribution, domain: Domain) -> bool:

@@ -87,9 +87,11 @@ class Ledger:
         self._drawn: list[Mapping[str, BaseDistribution]] = []
         self._records: dict[int, TrialRecord] = {}
         for trial in self._study.begun_trials():
+            shared = {}
             for name, one in trial.distributions.items():
-                self._stored.setdefault(name, one)
-            self._drawn.append({plain_name(name): d for name, d in trial.distributions.items()})
+                first = self._stored.setdefault(name, one)
+                shared[plain_name(name)] = first if first == one else one
+            self._drawn.append(shared)
             record = self._records[trial.number] = record_of(trial, known)
             if trial.state is TrialState.RUNNING:
                 self._finish_writing(record, len(trial.intermediate_values))

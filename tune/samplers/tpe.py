@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from core.config import Value
 from tune.samplers import view
@@ -35,15 +36,23 @@ class TreeParzen:
                 seed=seed, multivariate=True, group=True, constant_liar=True
             )
         known = view.distributions(space)
+        begun = datetime.now()
 
         def shown(one: Tried) -> FrozenTrial:
             # TPE reads the last value of a stopped trial's curve, and no other trial's curve.
             last = {len(one.curve): one.curve[-1]} if one.curve else {}
-            return create_trial(
+            # Not by `create_trial`: checking a thousand trials took half the time of a proposal.
+            return FrozenTrial(
+                number=0,
+                trial_id=0,
                 state=_STATES[one.outcome],
                 value=one.score if one.outcome is Outcome.COMPLETE else None,
+                datetime_start=begun,
+                datetime_complete=None if one.outcome is Outcome.RUNS else begun,
                 params=dict(one.params),
                 distributions={name: known[name] for name in one.params},
+                user_attrs={},
+                system_attrs={},
                 intermediate_values=last if one.outcome is Outcome.STOPPED else {},
             )
 
