@@ -93,6 +93,25 @@ def seen_cell(data: Measurement, config: TrialConfig) -> float:
     return _seen_cell(data, *_sides(config))
 
 
+def seen_sides(data: Measurement, config: TrialConfig) -> NDArray[np.float64]:
+    """The side of each cell in pixels of the image that the network sees: float64 [K].
+
+    It is the square root of the area of the cell's box, to be held against the anchors' sides.
+
+    config   with resolved crop and sides
+    """
+    sides_K: NDArray[np.float64] = np.sqrt(_cells_as_seen(data, *_sides(config)).prod(axis=1))
+    return sides_K
+
+
+def anchor_sides(config: TrialConfig) -> list[float]:
+    """The sides of the anchors in pixels of the image that the network sees, ascending.
+
+    config   with a resolved anchor scale
+    """
+    return sorted(side * config.model.anchor_scale for side in ANCHOR_SIDES)
+
+
 def _sides(config: TrialConfig) -> tuple[int, int, int]:
     """The crop, and the limits of the shorter and the longer side, in pixels."""
     model = config.model

@@ -2,7 +2,8 @@
 
 A page is whole without scripts and without a network, and forbids both by its own policy; it
 follows the reader's choice of light or dark, and can be read on a phone and on paper. The frame,
-`frame.html.jinja`, is what the template of a page extends: it fills the blocks `title` and `body`.
+`frame.html.jinja`, is what the template of a page extends: it fills the blocks
+`title` and `body`, and `head` and `style` where it has more of these.
 """
 
 from pathlib import Path

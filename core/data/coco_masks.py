@@ -17,7 +17,9 @@ LONGEST_OUTLINE = 2_000_000
 of these pixels."""
 _MOST_WRITTEN = 10**18
 """Sums of run lengths are written out in messages below this number of pixels."""
-_COVERS_NONE = "segmentation must cover at least one pixel, and covers none; remove the annotation"
+COVERS = "segmentation must cover at least one pixel"
+"""The beginning of the message on an annotation that covers no pixel: nothing is lost with it."""
+_COVERS_NONE = f"{COVERS}, and covers none; remove the annotation"
 _Window = tuple[slice, slice]
 FAR_BOX = 0.5
 """IoU of an annotation's own bbox with the box of its mask below which the two contradict each
@@ -136,9 +138,7 @@ def _crop_of_runs(runs: Sequence[int], height: int) -> MaskCrop | None:
 def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
     """The run lengths of the union of polygons, in COCO's order."""
     if not polygons:
-        raise DataError(
-            "segmentation must cover at least one pixel, and is empty; remove the annotation"
-        )
+        raise DataError(f"{COVERS}, and is empty; remove the annotation")
     if len(polygons) >= 6 and all(is_real(value) for value in polygons):
         polygons = [polygons]  # one polygon without the list around it, as some tools write it
     in_sight, in_fractions = False, True

@@ -6,6 +6,7 @@ tiles belong together (see `core.data.split.parts_by_name`); this module is for 
 tell.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 
@@ -106,6 +107,15 @@ class Looks:
         shuffled = [float(apart_NN[order[ones_K], order[others_K]].mean()) for order in orders]
         found = float(apart_NN[ones_K, others_K].mean())
         return found < min(shuffled) and found <= CLOSE * float(np.mean(shuffled))
+
+
+def by_content(dataset: Dataset) -> list[list[str]]:
+    """Names of the images of a data set, those with the same pixels in one list."""
+    found: dict[bytes, list[str]] = {}
+    for sample in dataset.samples:
+        content = repr(sample.image.shape).encode() + sample.image.tobytes()
+        found.setdefault(hashlib.sha256(content).digest(), []).append(sample.name)
+    return list(found.values())
 
 
 def _small_copy(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -73,6 +73,8 @@ class Shapes:
     touching_N   int64, pixels that have one of another instance of the same map next to them, above
                  or below
     slivers_N    int64, pieces that are slivers: most of their pixels touch another instance
+    strays_N     int64, pieces that are specks, without those at the image's border, where a piece
+                 may be what the border left of an instance
     """
 
     ids_N: NDArray[np.int64]
@@ -83,6 +85,7 @@ class Shapes:
     largest_N: NDArray[np.int64]
     touching_N: NDArray[np.int64]
     slivers_N: NDArray[np.int64]
+    strays_N: NDArray[np.int64]
 
 
 def shapes_of(sample: Sample) -> Shapes:
@@ -95,7 +98,7 @@ def shapes_of(sample: Sample) -> Shapes:
 
 
 def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Measure the instances of one map: int64 [N, 11], the fields of `Shapes` as columns."""
+    """Measure the instances of one map: int64 [N, 12], the fields of `Shapes` as columns."""
     pieces_HW, owner_K = components(label_map)
     sizes_K = np.bincount(pieces_HW.ravel(), minlength=len(owner_K) + 1)[1:]
     count = int(label_map.max()) + 1
@@ -103,11 +106,12 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
     largest = np.zeros(count, np.int64)
     np.maximum.at(largest, owner_K, sizes_K)
     pieces = np.bincount(owner_K, minlength=count)
-    large = np.bincount(owner_K, sizes_K >= SPECK * largest[owner_K], minlength=count).astype(
-        np.int64
-    )
+    speck_K = are_specks(sizes_K, owner_K)
+    large = np.bincount(owner_K, ~speck_K, minlength=count).astype(np.int64)
+    stray_K = speck_K & ~at_border(pieces_HW, len(owner_K))
+    strays = np.bincount(owner_K, stray_K, minlength=count).astype(np.int64)
     touching_K = np.bincount(
-        pieces_HW.ravel(), _touches_another(label_map).ravel(), len(owner_K) + 1
+        pieces_HW.ravel(), touches_another(label_map).ravel(), len(owner_K) + 1
     )[1:]
     touching = np.bincount(owner_K, touching_K, minlength=count).astype(np.int64)
     slivers = np.bincount(owner_K, touching_K >= SLIVER * sizes_K, minlength=count).astype(np.int64)
@@ -126,11 +130,31 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
         largest[ids],
         touching[ids],
         slivers[ids],
+        strays[ids],
     ]
     return np.stack([ids, *columns], axis=1)
 
 
-def _touches_another(label_map: NDArray[np.uint16]) -> NDArray[np.bool_]:
+def are_specks(sizes_K: NDArray[np.int64], owner_K: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each piece is a speck beside the largest one of its instance: bool [K].
+
+    sizes_K, owner_K   int64, the pixels of each piece, and the instance that it belongs to
+    """
+    largest = np.zeros(int(owner_K.max(initial=0)) + 1, np.int64)
+    np.maximum.at(largest, owner_K, sizes_K)
+    is_speck: NDArray[np.bool_] = sizes_K < SPECK * largest[owner_K]
+    return is_speck
+
+
+def at_border(pieces_HW: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Whether each of `count` pieces, numbered from 1 in [H, W], touches the border: bool [K]."""
+    edges = (pieces_HW[0], pieces_HW[-1], pieces_HW[:, 0], pieces_HW[:, -1])
+    touches: NDArray[np.bool_] = np.zeros(count + 1, np.bool_)
+    touches[np.concatenate(edges)] = True
+    return touches[1:]
+
+
+def touches_another(label_map: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """Mark the pixels with one of another instance next to them, above or below: bool [H, W]."""
     touches: NDArray[np.bool_] = np.zeros(label_map.shape, np.bool_)
     for axis in (0, 1):
@@ -248,31 +272,42 @@ def suspicions(
 
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     """Suspicion of ids that smoothing or lossy compression made up, between those of neighbours."""
-    least, fraction = SLIVERS
-    slivers = [
-        int(
-            np.count_nonzero(
-                (one.touching_N >= SLIVER * one.areas_N) | (one.slivers_N > 1) | _has_crumbs(one)
-            )
-        )
-        for one in shapes
-    ]
-    # Where few ids are in use, few are made up, and each has slivers along many cells: so slivers
-    # are counted besides instances.
-    images = [
-        index for index, (one, count) in enumerate(zip(shapes, slivers, strict=True))
-        if max(count, one.slivers_N.sum()) >= least and count >= fraction * len(one.ids_N)
-    ]  # fmt: skip
+    images = [index for index, one in enumerate(shapes) if are_interpolated(one)]
     if not images:
         return []
     instances = sum(len(shapes[index].ids_N) for index in images)
+    slivers = sum(int(np.count_nonzero(slivers_of(shapes[index]))) for index in images)
     return [
-        f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in"
+        f"{slivers:,} of {many(instances, 'instance')} in"
         f" {many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders"
         " of others, or have tiny pieces there, as where ids were resized with smoothing or saved"
         " as JPEG; export the masks again without loss, and resize them by nearest neighbour, or,"
         f" if they are cells, {ANYWAY}"
     ]
+
+
+def slivers_of(shapes: Shapes) -> NDArray[np.bool_]:
+    """Whether each instance is a sliver along others, has slivers there, or has crumbs: bool [N].
+
+    Such instances are no sign of anything where they are few: see `are_interpolated`.
+    """
+    is_sliver: NDArray[np.bool_] = (
+        (shapes.touching_N >= SLIVER * shapes.areas_N)
+        | (shapes.slivers_N > 1)
+        | _has_crumbs(shapes)
+    )
+    return is_sliver
+
+
+def are_interpolated(shapes: Shapes) -> bool:
+    """Whether smoothing or lossy compression seems to have made up ids of an image."""
+    least, fraction = SLIVERS
+    count = int(np.count_nonzero(slivers_of(shapes)))
+    # Where few ids are in use, few are made up, and each has slivers along many cells: so slivers
+    # are counted besides instances.
+    return bool(
+        max(count, shapes.slivers_N.sum()) >= least and count >= fraction * len(shapes.ids_N)
+    )
 
 
 def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
@@ -325,9 +360,7 @@ def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[
     """Instances that were annotated twice: a problem where they are many, a note where few."""
     in_two_classes, in_one, images = 0, 0, []
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
-        if len(sample.label_maps) < 2:
-            continue  # instances of one map share no pixel
-        pairs = _pairs_alike(sample, one)
+        pairs = twins_of(sample, one)
         differ = int(
             np.count_nonzero(sample.labels_N[pairs[:, 0] - 1] != sample.labels_N[pairs[:, 1] - 1])
         )
@@ -351,10 +384,10 @@ def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[
     return [], [sentence]
 
 
-def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
+def twins_of(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
     """Find instances that have a twin with a smaller id: int64 [K, 2], ids of both."""
     ids = shapes.ids_N
-    if len(ids) < 2:
+    if len(sample.label_maps) < 2 or len(ids) < 2:  # instances of one map share no pixel
         return np.zeros((0, 2), np.int64)
     map_of = np.zeros(len(sample.labels_N) + 1, np.int64)
     for index, label_map in enumerate(sample.label_maps):
@@ -387,18 +420,11 @@ def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
 
 def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
     """Instances that are probably background: a problem in many images, a note in few."""
-    images = []
-    for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
-        height, width = sample.size
-        fraction = one.areas_N / (height * width)
-        borders = (one.boxes_N4 == [0, 0, width, height]).all(axis=1) & (
-            one.largest_N >= 0.8 * one.areas_N
-        )
-        between = borders & (
-            (fraction >= CALLED_MOST)
-            | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE_BORDERING))
-        )
-        images += [index] * bool((between | (fraction >= COVERING)).any())
+    images = [
+        index
+        for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True))
+        if background_of(sample, one).any()
+    ]
     if not images:
         return [], []
     sentence = (
@@ -412,6 +438,23 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
             f"{sentence}; make it 0 in the masks or remove it, or, if it is a cell, {ANYWAY}"
         ], []
     return [], [sentence]
+
+
+def background_of(sample: Sample, shapes: Shapes) -> NDArray[np.bool_]:
+    """Whether each instance is probably background that was numbered like a cell: bool [N]."""
+    height, width = sample.size
+    fraction_N = shapes.areas_N / (height * width)
+    reaches_all_N = (shapes.boxes_N4 == [0, 0, width, height]).all(axis=1) & (
+        shapes.largest_N >= 0.8 * shapes.areas_N
+    )
+    is_background: NDArray[np.bool_] = (fraction_N >= COVERING) | (
+        reaches_all_N
+        & (
+            (fraction_N >= CALLED_MOST)
+            | ((fraction_N >= BORDERING) & (len(shapes.ids_N) > BESIDE_BORDERING))
+        )
+    )
+    return is_background
 
 
 def _crowds(dataset: Dataset) -> list[str]:

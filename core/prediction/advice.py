@@ -4,7 +4,6 @@ They name anchors that fit few instances, caps that leave instances out, images 
 images that hold most of a class, and names and looks that show groups of images.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset, examples_of
-from core.data.looks import Looks
+from core.data.looks import Looks, by_content
 from core.data.measure import Measurement
 from core.data.split import Grouping, copies_by_name, group_names, parts_by_name, stems_by_name
 from core.errors import DataError
@@ -30,12 +29,18 @@ WORTH_SAYING = 0.05
 as a fraction of all of them."""
 
 
-def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
+def advice(
+    dataset: Dataset,
+    data: Measurement,
+    configs: Sequence[TrialConfig],
+    looks: Looks | None = None,
+) -> Iterator[str]:
     """Notes on a data set and the configurations that are to be tried, one sentence each.
 
     data      the measurement of the data set
     configs   one at least, in which nothing that is read off the data is `auto`; each note is about
               the configuration that suits best
+    looks     the looks of the images, where they were taken already
     """
     yield from _empty(dataset)
     yield from _fitted(data, configs)
@@ -44,7 +49,14 @@ def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) 
     yield from _counted(dataset, max(config.metric.max_dets for config in configs))
     pattern = configs[0].data.group_pattern
     yield from _dominated(dataset, pattern)
-    looks = Looks(dataset)
+    yield from belonging(dataset, looks or Looks(dataset), pattern)
+
+
+def belonging(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
+    """Notes on images that belong together and are kept together by nothing.
+
+    pattern   `data.group_pattern`
+    """
     yield from _copied(dataset, looks, pattern)
     if not pattern:
         yield from _together(dataset, looks)
@@ -173,11 +185,8 @@ def _dominated(dataset: Dataset, pattern: str) -> Iterator[str]:
 
 def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
     """Notes on images that are there more than once, and on images of nearly the same place."""
-    by_content: dict[bytes, list[str]] = {}
-    for sample in dataset.samples:
-        content = repr(sample.image.shape).encode() + sample.image.tobytes()
-        by_content.setdefault(hashlib.sha256(content).digest(), []).append(sample.name)
-    twins = [same for same in by_content.values() if len(same) > 1]
+    contents = by_content(dataset)
+    twins = [same for same in contents if len(same) > 1]
     if twins:
         yield (
             f"{many(len(twins), 'image')} {'is' if len(twins) == 1 else 'are'} there more than"
@@ -186,7 +195,7 @@ def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
             f" {examples_of([' = '.join(same) for same in twins])}"
         )
     # No list of all pairs of equal images: of n blank ones there are n^2 / 2.
-    content_of = {name: content for content, same in by_content.items() for name in same}
+    content_of = {name: number for number, same in enumerate(contents) for name in same}
     pairs = [pair for pair in looks.near_copies() if content_of[pair[0]] != content_of[pair[1]]]
     try:
         pairs = [pair for pair in pairs if len(set(group_names(pair, pattern, ""))) > 1]

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from core.data.dataset import Category
 from core.files import write_atomically
 from core.labels import label_maps as masks
-from core.sample import Detections, MaskCrop, Sample
+from core.sample import Detections, MaskCrop, Sample, Size
 from core.values import as_number
 
 ENLARGE_TO = 480
@@ -158,6 +158,43 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG")
     return stream.getvalue()
+
+
+def draw_outlines(
+    truth: Sample, size: Size, classes: int, window: tuple[int, int, int, int] | None = None
+) -> NDArray[np.uint8]:
+    """A part of an image with the outlines of its annotations, uint8 [h, w, 3], without a legend.
+
+    size      height and width of the picture in screen pixels
+    classes   number of classes
+    window    the part, half-open x0 y0 x1 y1 in pixels of the image; None for all of it
+
+    An outline has the colour of its class and is one screen pixel wide; crowd regions are grey. An
+    instance that lies between the sampled pixels of a shrunk image is not seen. The time is that of
+    a few passes over the picture, however many instances there are.
+    """
+    x0, y0, x1, y1 = window or (0, 0, truth.size[1], truth.size[0])
+    part = Image.fromarray(np.ascontiguousarray(truth.image[y0:y1, x0:x1]))
+    shrunk = size[0] < y1 - y0
+    how = Image.Resampling.BOX if shrunk else Image.Resampling.BILINEAR
+    pixels = np.array(part.resize(size[::-1], how))
+    colours = np.concatenate([CROWD, palette(classes)])[:, 0]
+    label_of = np.concatenate([[0], np.where(truth.crowd_N, 0, truth.labels_N)])
+    rows, columns = _sampled(y1 - y0, size[0]) + y0, _sampled(x1 - x0, size[1]) + x0
+    for label_map in truth.label_maps:
+        shown_HW = np.pad(label_map[rows][:, columns], 1)
+        inner_HW = shown_HW[1:-1, 1:-1]
+        differs = np.zeros(inner_HW.shape, np.bool_)
+        for beside_HW in (
+            shown_HW[:-2, 1:-1],
+            shown_HW[2:, 1:-1],
+            shown_HW[1:-1, :-2],
+            shown_HW[1:-1, 2:],
+        ):
+            differs |= beside_HW != inner_HW
+        is_outline = differs & (inner_HW > 0)
+        pixels[is_outline] = colours[label_of[inner_HW[is_outline]]]
+    return pixels
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

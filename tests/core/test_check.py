@@ -28,6 +28,12 @@ from core.sample import Sample
 DATA = make_cells(images=6, side=64)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are written into the current folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("current"))
+
+
 def square(name: str, labels: list[int], image: np.ndarray | None = None, step: int = 4) -> Sample:
     """Squares of 3 x 3 pixels in rows, one an instance."""
     side = step * int(np.ceil(np.sqrt(max(1, len(labels)))))
@@ -56,7 +62,13 @@ def test_a_usable_data_set_is_described_and_ends_with_0(
 ) -> None:
     status, out = report(tmp_path, capsys, DATA)
     assert status == 0
-    assert out.endswith("Usable: no problems found.\n")
+    assert "\nUsable: no problems found.\n" in out
+    following, page = out.splitlines()[-2:]
+    assert following == (
+        "Next: python -m tune.search --space search_spaces/ablation.yaml"
+        f" --data {tmp_path} --dry-run"
+    )
+    assert page == "Page: check/index.html"
     counts = DATA.instance_counts()
     assert f"6 annotated images, {counts.sum()} instances, 0 test images" in out
     for column, category in enumerate(DATA.classes):
@@ -191,7 +203,9 @@ def test_the_command_line_answers_a_missing_folder_with_one_line_and_2(tmp_path:
         f"{tmp_path / 'nothing'}: there is no such folder; put one folder per image there"
         in done.stdout
     )
-    assert len(done.stdout.splitlines()) == 2
+    assert done.stdout.splitlines()[2:] == [
+        "", f"Next: python -m core.check {tmp_path / 'nothing'}"
+    ]  # fmt: skip
 
 
 def coco(folder: Path, categories: list[object], name: str = "a.png") -> Path:

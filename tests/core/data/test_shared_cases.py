@@ -57,7 +57,7 @@ def test_an_input_that_says_what_it_is_is_read_as_it_was_drawn(
     cases: ModuleType, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases.CASES[name](tmp_path)
-    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path), "--no-page"]) == 0
     assert "Usable: no problems found." in capsys.readouterr().out
     data = datasets.load_data(str(tmp_path))
     assert data.instance_counts().sum() == 5 * cases.CELLS
@@ -73,7 +73,7 @@ def test_an_input_that_is_not_what_it_seems_is_refused_in_one_sentence_with_the_
     cases: ModuleType, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases.CASES[name](tmp_path)
-    assert main([str(tmp_path)]) == 2
+    assert main([str(tmp_path), "--no-page"]) == 2
     said = capsys.readouterr().out
     assert said.count(CAUSES[name]) == 1
     assert "Usable" not in said

@@ -1,6 +1,7 @@
 """The data doctor: everything about a data set at once, before a search is started on it."""
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from core.config import DataConfig, TrialConfig
 from core.data import Dataset, Inspection, Problem, inspect_data
 from core.data.dataset import by_cause, examples_of
+from core.data.looks import Looks
 from core.data.measure import Measurement, measure
 from core.data.split import split
-from core.data.suspicion import shapes_of
+from core.data.suspicion import Shapes, shapes_of
+from core.doctor.repairs import Mended, in_the_way, mended
 from core.errors import DataError
 from core.fitting import Circumstances, fitted_share, recommended
 from core.metric.ap50 import FEW_IMAGES
@@ -29,37 +32,98 @@ MOST_LISTED_CAUSES = 40
 class Diagnosis:
     """The report of the doctor.
 
-    lines    what the data set holds, what is unusual and accepted, and every problem
-    usable   whether the data set can be searched on
+    where        the data set as the user named it
+    inspection   the result of reading it
+    config       the settings against which it was held, without `auto`
+    data         its measurement; None if nothing could be read
+    shapes       the shapes of the instances of each image that could be read
+    looks        the looks of these images; None if nothing could be read
+    problems     all that keeps it from being searched on
+    notes        what is unusual and accepted
+    recommended  settings that suit the data, with the reasons
+    headline     whether it can be searched on, or how many problems there are
+    causes       the problems by cause
+    mend         the data set mended as far as nothing is lost unsaid; None if nothing could be read
+    ways_out     what would skip the problems
+    following    the next command to type
+    lines        all of it in words
     """
 
+    where: str
+    inspection: Inspection
+    config: TrialConfig
+    data: Measurement | None
+    shapes: tuple[Shapes, ...]
+    looks: Looks | None
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    recommended: tuple[str, ...]
+    headline: str
+    causes: tuple[str, ...]
+    mend: Mended | None
+    ways_out: tuple[str, ...]
+    following: str
     lines: tuple[str, ...]
-    usable: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether the data set can be searched on."""
+        return not self.problems
 
 
-def diagnose(where: str, config: TrialConfig) -> Diagnosis:
-    """Examine a data set as a search with these settings would read, split and score it."""
+def diagnose(where: str, config: TrialConfig, given: Sequence[str] = ()) -> Diagnosis:
+    """Examine a data set as a search with these settings would read, split and score it.
+
+    given   the settings of `--set` as they were written, for the next command
+    """
     inspection = inspect_data(where, config.data)
     problems = list(inspection.problems)
+    dataset = inspection.dataset
+    data: Measurement | None = None
+    looks: Looks | None = None
+    shapes: tuple[Shapes, ...] = ()
+    notes: tuple[str, ...] = ()
+    recommended: tuple[str, ...] = ()
     lines: list[str] = []
-    if inspection.dataset is not None:
+    if dataset is not None:
         suspected = any(problem.suspicious for problem in problems)
-        nothing_read = bool(problems) and not inspection.dataset.instance_counts().any()
-        signs = not suspected and not nothing_read
-        lines += _content(inspection.dataset, where, config, signs)
+        nothing_read = bool(problems) and not dataset.instance_counts().any()
         if not problems:
-            problems = _split_problems(inspection.dataset, where, config.data)
-    lines += _verdict(problems, inspection)
-    return Diagnosis(tuple(lines), not problems)
+            problems = _split_problems(dataset, where, config.data)
+        shapes = tuple(shapes_of(sample) for sample in dataset.samples)
+        data, looks = measure(dataset), Looks(dataset)
+        config = config.resolved(Circumstances(data=data))
+        notes = tuple(_notes_on_data(dataset, shapes, not suspected and not nothing_read))
+        notes += (*advice(dataset, data, [config], looks), *config.model.advice)
+        recommended = tuple(_recommended(data, config))
+        lines += _content(dataset, where, shapes)
+        lines += _listed("Recommended; `--set NAME=auto` takes the value:", recommended)
+        lines += _fitted(data, config)
+        lines += _listed("Unusual, and accepted:", notes)
+        lines += [""]
+    headline, causes = _headline(problems), tuple(_causes(problems))
+    ways_out = tuple(_ways_out(problems, inspection))
+    mend = mended(inspection, where)
+    following = _following(where, given, inspection, not problems, mend)
+    lines += [headline, *(f"  {cause}" for cause in causes), *ways_out]
+    if mend is not None:
+        lines += _listed(
+            "Can be repaired, and every repair is listed; `--fix FOLDER` writes a repaired copy:",
+            mend.lines,
+        )
+    return Diagnosis(
+        where, inspection, config, data, shapes, looks, tuple(problems), notes, recommended,
+        headline, causes, mend, ways_out, following, tuple(lines),
+    )  # fmt: skip
 
 
-def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> Iterator[str]:
-    """Counts by class, sizes and instance areas, then what is unusual and accepted.
+def _listed(heading: str, items: Sequence[str]) -> list[str]:
+    """Lines of a list with its heading; none without items."""
+    return ["", heading, *(f"  {item}" for item in items)] if items else []
 
-    config   the settings against which the data set is held
-    signs    whether to note classes without instances, pieces, overlaps and crowd regions; a
-             problem that causes them makes such notes superfluous
-    """
+
+def _content(dataset: Dataset, where: str, shapes: Sequence[Shapes]) -> Iterator[str]:
+    """Counts by class, sizes and instance areas."""
     counts_IC = dataset.instance_counts()
     yield (
         f"{where}: {many(len(dataset.samples), 'annotated image')}, "
@@ -74,7 +138,6 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
     yield f"image height        {_range_in_words(sizes[:, 0])} pixels"
     yield f"image width         {_range_in_words(sizes[:, 1])} pixels"
     yield f"instances per image {_range_in_words(counts_IC.sum(axis=1))}"
-    shapes = [shapes_of(sample) for sample in dataset.samples]
     areas = np.concatenate([one.areas_N for one in shapes])
     if len(areas):
         x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
@@ -84,34 +147,35 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
             f"                    {np.count_nonzero(areas == 1):,} of one pixel, "
             f"{np.count_nonzero(thin):,} of one row or column"
         )
-    notes = list(dataset.notes)
-    notes += _notes(dataset, counts_IC)
-    notes += (
-        _signs(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes])
-        if signs
-        else ()
-    )
-    data = measure(dataset)
-    config = config.resolved(Circumstances(data=data))
-    yield from _recommended(data, config)
-    notes += advice(dataset, data, [config])
-    notes += config.model.advice
-    if notes:
-        yield ""
-        yield "Unusual, and accepted:"
-        yield from (f"  {note}" for note in notes)
-    yield ""
+
+
+def _notes_on_data(dataset: Dataset, shapes: Sequence[Shapes], signs: bool) -> Iterator[str]:
+    """Notes on what is unusual and accepted, without those on settings that do not suit.
+
+    signs    whether to note classes without instances, pieces, overlaps and crowd regions; a
+             problem that causes them makes such notes superfluous
+    """
+    counts_IC = dataset.instance_counts()
+    yield from dataset.notes
+    yield from _notes(dataset, counts_IC)
+    if signs:
+        in_pieces = [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes]
+        yield from _signs(dataset, counts_IC, in_pieces)
 
 
 def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
-    """Each setting that can be read off the data with value and reason, then what they bring."""
+    """Each setting that can be read off the data, with value and reason."""
     if not data.cells:
         return
-    better, found = recommended(data, config)
-    yield ""
-    yield "Recommended; `--set NAME=auto` takes the value:"
-    for name, chosen in found.items():
-        yield f"  {name} {as_setting(chosen.value)}: {chosen.why}"
+    for name, chosen in recommended(data, config)[1].items():
+        yield f"{name} {as_setting(chosen.value)}: {chosen.why}"
+
+
+def _fitted(data: Measurement, config: TrialConfig) -> Iterator[str]:
+    """The share of instances that an anchor fits, with the recommended values and as given."""
+    if not data.cells:
+        return
+    better, _ = recommended(data, config)
     then, now = as_percent(fitted_share(data, better)), as_percent(fitted_share(data, config))
     yield (
         f"Instances that some anchor fits (IoU 0.5 or more): {then} with these values, {now} with"
@@ -206,26 +270,59 @@ def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Pr
     return []
 
 
-def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
-    """Whether the data set is usable; if not, its problems by cause, and what would skip them."""
+def _headline(problems: Sequence[Problem]) -> str:
+    """Whether the data set is usable, or how many problems keep it from being used."""
     if not problems:
-        yield "Usable: no problems found."
-        return
+        return "Usable: no problems found."
     causes = by_cause(problems)
     kinds = f" of {many(len(causes), 'kind')}" if len(causes) < len(problems) else ""
-    yield f"{many(len(problems), 'problem')}{kinds} to mend before a search:"
-    yield from (f"  {cause}" for cause in causes[:MOST_LISTED_CAUSES])
+    return f"{many(len(problems), 'problem')}{kinds} to mend before a search:"
+
+
+def _causes(problems: Sequence[Problem]) -> Iterator[str]:
+    """The problems by cause, MOST_LISTED_CAUSES at most."""
+    causes = by_cause(problems)
+    yield from causes[:MOST_LISTED_CAUSES]
     if (more := len(causes) - MOST_LISTED_CAUSES) > 0:
-        yield f"  and problems of {many(more, 'other kind')}"
-    if inspection.single:
+        yield f"and problems of {many(more, 'other kind')}"
+
+
+def _ways_out(problems: Sequence[Problem], inspection: Inspection) -> Iterator[str]:
+    """What would skip the problems, and what they mean for the numbers."""
+    if problems and inspection.single:
         yield (
             "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one"
             f" image alone ({len(inspection.single):,} of {many(len(problems), 'problem')})."
         )
-    if inspection.dataset is not None and not all(
-        problem.suspicious for problem in inspection.problems
+    if (
+        problems
+        and inspection.dataset is not None
+        and not all(problem.suspicious for problem in inspection.problems)
     ):
         yield "The numbers above leave out what could not be read."
+
+
+def _following(
+    where: str,
+    given: Sequence[str],
+    inspection: Inspection,
+    usable: bool,
+    mend: Mended | None,
+) -> str:
+    """The next command to type.
+
+    given   the settings of `--set`
+    """
+    settings = [word for one in given for word in ("--set", one)]
+    if usable:
+        words = ["tune.search", "--space", "search_spaces/ablation.yaml", "--data", where]
+        return shlex.join(["python", "-m", *words, *settings, "--dry-run"])
+    check = ["python", "-m", "core.check", where]
+    if mend is not None and mend.repairs and not in_the_way(inspection):
+        return shlex.join([*check, *settings, "--fix", f"{where.rstrip('/')}-repaired"])
+    if inspection.single and len(inspection.single) == len(inspection.problems):
+        settings += ["--set", "data.skip_bad=true"]
+    return shlex.join([*check, *settings])
 
 
 def _range_in_words(values: NDArray[np.int64]) -> str:
