@@ -6,6 +6,7 @@
     DIR/images/NAME.tif, DIR/masks/NAME.tif           in folders of their own (StarDist); also
                                                       imgs/, and labels/, and the names above
     DIR/train/...                                     either of the two, and then
+    DIR/val/...                                       those that validate in the own split (valid)
     DIR/test/...                                      images to predict on
 
 In a label image 0 is background, and every other value is one instance. All instances are of one
@@ -19,7 +20,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,27 +172,40 @@ def read_label_images(folder: Path) -> Inspection:
     part = find_part(folder)
     if part is None:
         return Inspection(None, (Problem(str(folder), "no image has a label image beside it"),))
-    found = look_into(part)
-    problems = list(_unpaired(found))
-    names = [
-        name for name in found.names if len(found.images[name]) == len(_masks_of(found, name)) == 1
-    ]
+    parts = [look_into(place) for place in (part, *_validation_folders(folder, part))]
+    problems = [problem for found in parts for problem in _unpaired(found)]
+    pairs: dict[str, Pairs] = {}
+    for found in parts:
+        for name in found.names:
+            if not len(found.images[name]) == len(_masks_of(found, name)) == 1:
+                continue
+            if name in pairs:
+                message = f"names of images must differ, and {part} has one too; rename it"
+                problems.append(Problem(str(found.images[name][0]), message))
+            else:
+                pairs[name] = found
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(
-            pool.map(
-                lambda name: _read_pair(name, found.images[name][0], _masks_of(found, name)[0]),
-                names,
-            )
-        )
+        results = list(pool.map(lambda name: _read_pair(name, pairs[name]), pairs))
     samples = [result for result in results if isinstance(result, Sample)]
     problems += [result for result in results if isinstance(result, Problem)]
+    elsewhere = _elsewhere(part, parts)
+    problems += _masks_elsewhere(part, elsewhere)
     test_images, test_problems = _test_images(folder, part)
     problems += test_problems
     dataset: Dataset | None = None
     if samples:
-        dataset = assemble(folder.resolve().name, (CELL,), samples, test_images)
-        dataset = replace(dataset, notes=tuple(_notes(folder, part, found, names)))
+        validating = [one.name for one in samples if pairs[one.name] is not parts[0]]
+        dataset = assemble(folder.resolve().name, (CELL,), samples, test_images, validating)
+        dataset = replace(dataset, notes=tuple(_notes(folder, part, pairs, elsewhere)))
     return Inspection(dataset, tuple(problems))
+
+
+def _validation_folders(folder: Path, part: Path) -> list[Path]:
+    """The folder of images that validate in the data set's own split, beside `train`, if any."""
+    if part == folder:
+        return []
+    places = [folder / name for name in _VALIDATION if (folder / name).is_dir()]
+    return [place for place in places if look_into(place).names][:1]
 
 
 def _masks_of(found: Pairs, name: str) -> list[Path]:
@@ -199,7 +213,8 @@ def _masks_of(found: Pairs, name: str) -> list[Path]:
     return found.masks.get(name) or found.segs.get(name, [])
 
 
-def _read_pair(name: str, image_path: Path, mask_path: Path) -> Sample | Problem:
+def _read_pair(name: str, found: Pairs) -> Sample | Problem:
+    (image_path,), (mask_path,) = found.images[name], _masks_of(found, name)
     try:
         size = mask_size(mask_path)
     except DataError as error:
@@ -256,49 +271,62 @@ def _test_images(folder: Path, part: Path) -> tuple[list[TestImage], list[Proble
     return read_listed(entries, [test], str(test))
 
 
-def _notes(folder: Path, part: Path, found: Pairs, names: Sequence[str]) -> Iterator[str]:
+def _notes(
+    folder: Path, part: Path, pairs: Mapping[str, Pairs], elsewhere: Sequence[str]
+) -> Iterator[str]:
     """Yield notes on files that are not read, and on images that EXIF turns."""
-    if part != folder:
-        for name in _VALIDATION:
-            if (folder / name).is_dir() and (more := len(look_into(folder / name).names)):
-                yield (
-                    f"{many(more, 'annotated image')} in {folder / name} not read: the split takes"
-                    f" validation images out of those in {part}; to use them too, move them there"
-                )
-        if beside := look_into(folder).names:
-            yield (
-                f"{many(len(beside), 'annotated image')} directly in {folder} not read, because"
-                f" {part} is; move them there: {examples_of(beside)}"
-            )
+    if part != folder and (beside := look_into(folder).names):
+        yield (
+            f"{many(len(beside), 'annotated image')} directly in {folder} not read, because"
+            f" {part} is; move them there: {examples_of(beside)}"
+        )
     for name in _TEST:
         if (folder / name).is_dir() and (annotated := look_into(folder / name).names):
             yield (
                 f"{many(len(annotated), 'mask')} in {folder / name} not read: its images are only"
                 " predicted on"
             )
-    if elsewhere := _elsewhere(part, found):
-        pictures = many(len(elsewhere), "picture")
-        yield f"{pictures} elsewhere in {part} not read: {examples_of(elsewhere)}"
-    if segs := [name for name in names if name in found.masks and name in found.segs]:
+    parts = list({id(found): found for found in pairs.values()}.values())
+    if pictures := [name for name in elsewhere if not MASK_NAME.fullmatch(Path(name).stem)]:
+        yield (
+            f"{many(len(pictures), 'picture')} elsewhere in {part} not read:"
+            f" {examples_of(pictures)}"
+        )
+    if segs := [name for name, of in pairs.items() if name in of.masks and name in of.segs]:
         yield (
             f"{many(len(segs), 'file')} NAME_seg.npy not read, because the label image NAME_masks"
             f" is there too: {examples_of(segs)}"
         )
-    if found.others:
+    if others := [name for found in parts for name in found.others]:
         yield (
-            f"{many(len(found.others), 'file')} that Cellpose writes beside its masks not read:"
-            f" {examples_of(found.others)}"
+            f"{many(len(others), 'file')} that Cellpose writes beside its masks not read:"
+            f" {examples_of(others)}"
         )
-    yield from about_turned([name for name in names if _is_turned_in_doubt(found, name)])
+    yield from about_turned([name for name, of in pairs.items() if _is_turned_in_doubt(of, name)])
 
 
-def _elsewhere(part: Path, found: Pairs) -> list[str]:
+def _masks_elsewhere(part: Path, elsewhere: Sequence[str]) -> Iterator[Problem]:
+    """One problem for all masks, by their names, where no image or mask was read."""
+    masks = [name for name in elsewhere if MASK_NAME.fullmatch(Path(name).stem)]
+    if masks:
+        more = f" ({len(masks):,} of this kind)" if len(masks) > 1 else ""
+        yield Problem(
+            str(part / masks[0]),
+            "the mask is not read, since it lies apart from the images that are; put it and its"
+            f" image beside these, or move it out of {part}{more}",
+        )
+
+
+def _elsewhere(part: Path, parts: Sequence[Pairs]) -> list[str]:
     """Pictures of a part, and one folder below it, that lie where no image or mask was read.
 
     Folders of test and validation images, and hidden ones, are left out.
     """
     read = {
-        path.parent for paths in (*found.images.values(), *found.masks.values()) for path in paths
+        path.parent
+        for found in parts
+        for paths in (*found.images.values(), *found.masks.values())
+        for path in paths
     }
     places = [part, *(entry for entry in sorted(part.iterdir()) if entry.is_dir())]
     return [

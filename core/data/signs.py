@@ -61,8 +61,8 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         (r"(.*/)?[^/]+\.(roi|rois\.zip)|(.*/)?[^/]*roi[^/]*\.zip",),
         "outlines of ImageJ",
-        "turn them into label images in Fiji (plugin LOCI or MorphoLibJ: ROIs to label image), and"
-        " save these as NAME_masks.tif beside NAME.tif",
+        "turn the outlines of each image into a label image in Fiji (plugin LOCI, ROI Map, or BIOP,"
+        " ROIs to Label Image), and save it as NAME_masks.tif beside NAME.tif",
     ),
     Sign(
         (r"(.*/)?[^/]+\.(svs|ndpi|mrxs|scn|vsi|qptiff)",),

@@ -106,14 +106,21 @@ def test_a_label_image_saved_as_jpeg_is_refused_since_its_ids_are_lost(tmp_path:
     assert "a mask must keep its ids, and JPEG changes values at the edges of cells" in problem
 
 
-def test_validation_masks_and_test_masks_that_are_not_read_are_counted(tmp_path: Path) -> None:
+def test_a_validation_part_is_that_of_the_data_sets_own_split(tmp_path: Path) -> None:
     stardist.write(tmp_path)
     (tmp_path / "test").rename(tmp_path / "val")
-    assert load_data(str(tmp_path)).notes == (
-        f"1 annotated image in {tmp_path / 'val'} not read: the split takes validation images out"
-        f" of those in {tmp_path / 'train'}; to use them too, move them there",
-    )
-    (tmp_path / "val").rename(tmp_path / "test")
+    (problem,) = problems(tmp_path)
+    assert f"val/images/{FIRST.name}.tif: names of images must differ, and" in problem
+    for kind in ("images", "masks"):
+        (tmp_path / "train" / kind / f"{FIRST.name}.tif").unlink()
+    data = load_data(str(tmp_path))
+    assert data.notes == ()
+    assert data.validation == (FIRST.name,)
+    assert [sample.name for sample in data.samples] == [one.name for one in SCENE.samples]
+
+
+def test_masks_of_test_images_are_counted_and_not_read(tmp_path: Path) -> None:
+    stardist.write(tmp_path)
     data = load_data(str(tmp_path))
     assert data.notes == (
         f"1 mask in {tmp_path / 'test'} not read: its images are only predicted on",
@@ -128,6 +135,9 @@ def test_pictures_in_other_folders_beside_are_counted(tmp_path: Path) -> None:
     Image.fromarray(FIRST.image).save(tmp_path / "b.png")
     (note,) = load_data(str(tmp_path)).notes
     assert note == f"2 pictures elsewhere in {tmp_path} not read: b.png, more/a.png"
+    Image.fromarray(FIRST.label_maps[0]).save(tmp_path / "more" / "a_masks.png")
+    (problem,) = problems(tmp_path)
+    assert problem.startswith(f"{tmp_path / 'more' / 'a_masks.png'}: the mask is not read, since")
 
 
 def test_masks_of_one_value_are_called_semantic_and_split_when_that_is_asked_for(

@@ -3,12 +3,13 @@
 To add one, write a file beside this one and give it a line here.
 """
 
-from tests.core.data.exports import cellpose, dsb2018, qupath, roboflow, stardist, yolo
+from tests.core.data.exports import cellpose, dsb2018, hw3_png, qupath, roboflow, stardist, yolo
 from tests.core.data.exports.export import Export
 
 EXPORTS: dict[str, Export] = {
     "cellpose": cellpose.EXPORT,
     "dsb2018": dsb2018.EXPORT,
+    "hw3_png": hw3_png.EXPORT,
     "qupath": qupath.EXPORT,
     "roboflow": roboflow.EXPORT,
     "stardist": stardist.EXPORT,
