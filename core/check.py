@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path("check")
 """The folder of the page, in the current folder."""
 
+_EXAMPLES = """\
+examples:
+  python -m core.check data/train_set
+      what it holds, every problem with its way out, and recommended settings
+  python -m core.check data/train_set --set data.skip_bad=true
+      without single annotations and images that cannot be used
+  python -m core.check data/train_set --set 'data.group_pattern=^(.+)_[0-9]+$'
+      images whose names begin alike belong to one slide or patient
+"""
+
 
 @command_line(interrupted="Interrupted; nothing was changed")
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +120,10 @@ def _fix(
 def build_parser() -> argparse.ArgumentParser:
     """The options of this command."""
     parser = argparse.ArgumentParser(
-        prog="python -m core.check", description=__doc__.partition("\n")[0]
+        prog="python -m core.check",
+        description=__doc__.partition("\n")[0],
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "dir", metavar="DIR", help="the folder of a data set, or the word synthetic"

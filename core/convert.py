@@ -20,6 +20,12 @@ from core.errors import DataError
 from core.files import replaced
 from core.text import many
 
+_EXAMPLES = """\
+examples:
+  python -m core.convert data/train_set coco
+      the same images and annotations in COCO layout
+"""
+
 
 @command_line(interrupted="Interrupted; nothing was written")
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The options of this command."""
     parser = argparse.ArgumentParser(
-        prog="python -m core.convert", description=__doc__.partition("\n")[0]
+        prog="python -m core.convert",
+        description=__doc__.partition("\n")[0],
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="a data set as --data takes it, or the word synthetic"

@@ -7,6 +7,7 @@ import torch
 
 from core.config import Precision
 from core.errors import ResourceError
+from core.text import many
 
 MOST_THREADS = 256
 """Largest number of threads: more are a typing error, and starting them would end the process."""
@@ -31,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
     found = torch.cuda.device_count()
     if name.startswith("cuda") and int(match[1] or 0) >= found:
         raise ResourceError(
-            f"the device {name} is not there: torch sees {found} GPUs; use auto or cpu"
+            f"the device {name} is not there: torch sees {many(found, 'GPU')}; use auto or cpu"
         )
     return torch.device(name)
 

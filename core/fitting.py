@@ -22,6 +22,7 @@ from core.data.measure import Measurement, measure
 from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, STRIDES, Anchors
 from core.network.resizing import MULTIPLE, network_size
 from core.sample import Size
+from core.text import many
 from core.values import as_percent
 
 FITS = 0.5
@@ -326,7 +327,7 @@ def _crowded(data: Measurement, side: int) -> tuple[int, str]:
     """
     cells = data.crowded_in(side)
     where = f"a tile of {side} pixels" if side and cells < data.crowded else "an image"
-    return cells, f"{where} holds up to {cells:,} instances"
+    return cells, f"{where} holds up to {many(cells, 'instance')}"
 
 
 def _proposals_train(data: Measurement, config: TrialConfig) -> Chosen:

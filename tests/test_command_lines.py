@@ -2,8 +2,11 @@
 that do the work are imported.
 """
 
+import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +87,18 @@ def test_a_wrong_request_is_answered_before_them(
     status, heavy, said = ended(tmp_path, module, *arguments)
     assert (status, heavy) == (2, set())
     assert told in said
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_ends_with_examples_that_the_command_takes(module: str) -> None:
+    name = f"{module}.__main__" if module == "tune.report" else module
+    parser = importlib.import_module(name).build_parser()
+    begun, _, examples = parser.format_help().partition("examples:\n")
+    assert begun.startswith(f"usage: python -m {module}")
+    lines = re.findall(rf"^  python -m {re.escape(module)}(.*)", examples.replace("\\\n", ""), re.M)
+    assert lines
+    for line in lines:
+        parser.parse_args(shlex.split(line))
 
 
 def test_importing_the_package_costs_nothing(tmp_path: Path) -> None:

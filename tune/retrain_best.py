@@ -10,6 +10,18 @@ from rich.console import Console
 from core.command import command_line
 from core.console import complain
 
+_EXAMPLES = """\
+examples:
+  python -m tune.retrain_best
+      the winner of the study that was searched last, into results/STUDY/best/
+  python -m tune.retrain_best --study ablation --on all
+      trained on every annotated image, so that none is left to score it
+  python -m tune.retrain_best --study ablation --ensemble
+      trains nothing: joins the winner's models of the confirmation into one
+  python -m tune.retrain_best --trial 12 --set predict.views=mirror
+      another trial, with other settings of prediction
+"""
+
 
 @command_line(
     interrupted="Interrupted; the same command goes on after the last epoch that was saved"
@@ -50,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
             "Retrain the winner of a study and write its model, submission and pictures. "
             "The same command, run again, continues."
         ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study; default: the one that was searched last")

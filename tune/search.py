@@ -21,6 +21,27 @@ if TYPE_CHECKING:
     from tune.request.request import StudyRequest
 
 
+_EXAMPLES = """\
+examples:
+  python -m tune.search --space search_spaces/demo.yaml
+      a search of minutes on synthetic images
+  python -m tune.search --space search_spaces/ablation.yaml --data data/train_set --dry-run
+      the plan, its duration and what is wrong with it; nothing is started
+  python -m tune.search --space search_spaces/quick.yaml --study try --trials 3 --set optim.epochs=1
+      a shorter try, as a study of its own
+  python -m tune.search --study ablation --trials 80
+      more trials of a finished study
+
+words:
+  HW3       a layout of a data set: a folder per image, in it image.tif and a mask per class,
+            class1.tif ...; every value of a mask but 0 is one instance
+  trial     one training with one choice of settings
+  variant   a named row of settings in a space file, under `variants:`, in place of a search
+  baseline  the variant that all others are compared with, the first unless `baseline:` names one
+  compare   in a space file, the counterpart of a variant that is not compared with the baseline
+"""
+
+
 @command_line(interrupted="Interrupted; to continue, run the same command again")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search, or continue it; returns exit status 1 if every trial that ended failed."""
@@ -46,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
             "Search the settings of Mask R-CNN on a data set. The same command, run again,"
             " continues."
         ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

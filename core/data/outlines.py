@@ -294,8 +294,8 @@ class _Canvas:
             )
         if full:
             raise DataError(
-                f"{self.most} instances of an image of this size may overlap at one place, and for"
-                " this one there is no room; remove annotations that repeat others"
+                f"{many(self.most, 'instance')} of an image of this size may overlap at one place,"
+                " and for this one there is no room; remove annotations that repeat others"
             )
         depth_hw += mask.pixels
 

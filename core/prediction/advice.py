@@ -156,9 +156,9 @@ def _counted(dataset: Dataset, cap: int) -> Iterator[str]:
     ]
     if over:
         yield (
-            f"{many(len(over), 'image')} {'holds' if len(over) == 1 else 'hold'} more than {cap}"
-            f" instances of a class, and COCO's AP50 counts the best {cap} detections of a class in"
-            f" an image (metric.max_dets): {examples_of(over)}"
+            f"{many(len(over), 'image')} {'holds' if len(over) == 1 else 'hold'} more than"
+            f" {many(cap, 'instance')} of a class, and of the detections of a class in an image"
+            f" COCO's AP50 counts the best {cap} (metric.max_dets): {examples_of(over)}"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from core.config import OptimConfig
 from core.errors import SettingError
 from core.network.detector import Detector
+from core.text import many
 from core.training.average import WeightAverage
 from core.values import as_number, as_setting
 
@@ -41,12 +42,14 @@ class Schedule:
         shares = [config.restart_multiplier**k for k in range(cycles)]
         first = math.floor(left / sum(shares))
         if first < 1:
+            needed = as_number(math.ceil(sum(shares)), 6)
             raise SettingError(
                 f"optim.restarts ({config.restarts}) and optim.restart_multiplier"
-                f" ({as_setting(config.restart_multiplier)}) make {cycles} cycles that need"
-                f" at least {as_number(math.ceil(sum(shares)), 6)} optimizer steps, and {left} are"
-                f" left after the warm-up: optim.epochs is {config.epochs}, with {steps_per_epoch}"
-                " steps an epoch; use fewer restarts or more epochs"
+                f" ({as_setting(config.restart_multiplier)}) make"
+                f" {many(cycles, 'cycle')} of together at least {needed} optimizer"
+                f" {'step' if needed == '1' else 'steps'}, and {left} are left after the warm-up:"
+                f" optim.epochs is {config.epochs}, with"
+                f" {many(steps_per_epoch, 'step')} an epoch; use fewer restarts or more epochs"
             )
         lengths = [math.floor(first * share) for share in shares[:-1]]
         lengths.append(left - sum(lengths))

@@ -400,7 +400,7 @@ def test_nothing_found_is_an_empty_list(model: Path, cells: Path, tmp_path: Path
         ),
         (
             ["--device", "cuda:99"],
-            r"^the device cuda:99 is not there: torch sees \d+ GPUs; use auto or cpu$",
+            r"^the device cuda:99 is not there: torch sees \d+ GPUs?; use auto or cpu$",
         ),
     ],
 )

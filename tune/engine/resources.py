@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from core.errors import ResourceError
+from core.text import many
 from core.values import as_setting
 from tune.engine import cgroups
 
@@ -89,7 +90,7 @@ class Machine:
         if cpus > most_cpus:
             largest = "of the largest node with enough GPUs" if gpus else "of the largest node"
             raise ResourceError(
-                f"resources.cpus_per_trial must not pass the {most_cpus} processors "
+                f"resources.cpus_per_trial must not pass the {many(most_cpus, 'processor')} "
                 f"{largest if several else 'there are'}, and is {cpus}; "
                 + ("--cpus-per-trial auto fits" if most_cpus else "give Ray's nodes processors")
             )

@@ -10,6 +10,14 @@ from rich.console import Console
 from core.command import command_line
 from core.console import say
 
+_EXAMPLES = """\
+examples:
+  python -m tune.report
+      the study that was used last: results/STUDY/report/index.html, tables/ and figures/
+  python -m tune.report --study ablation
+      another one, also while its search runs
+"""
+
 
 @command_line(interrupted="Interrupted; give the same command again")
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
             "Write the report of a study: one page with its tables and figures. Run again, it is"
             " the same."
         ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study; default: the one that was used last")

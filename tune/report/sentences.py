@@ -339,8 +339,9 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         return
     yield (
         f"Trial {best.trials[0]} has the highest validation AP50 as measured,"
-        f" {cell_text(best.measured, Kind.AP50)}, of the search's {len(evidence.rows)} complete"
-        f" trials, with {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
+        f" {cell_text(best.measured, Kind.AP50)}, of the search's"
+        f" {many(len(evidence.rows), 'complete trial')}, with"
+        f" {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
         f" {_score(best)}"
     )
     if evidence.choice is None:

@@ -14,6 +14,7 @@ from core.data.split import group_names
 from core.errors import CheckpointError, DataError
 from core.metric.ap50 import FEW_IMAGES, MatchTable
 from core.metric.limits import ClassLimits
+from core.text import many
 from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval, Scored, interval
@@ -93,7 +94,7 @@ def score_trial(
             trial,
             trouble=(
                 f"trial {record.id} has no interval: its match table {path} is of"
-                f" {len(scored.per_class_C)} classes, and the data set has {classes}"
+                f" {many(len(scored.per_class_C), 'class')}, and the data set has {classes}"
             ),
         )
     if not abs(scored.ap50 - record.curve[best - 1]) <= _ROUNDING:

@@ -19,7 +19,7 @@ from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from core.files import reason_of
-from core.text import brief
+from core.text import brief, many
 from tune.request.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
 from tune.request.sections import (
     prediction_values,
@@ -410,7 +410,7 @@ def _check_number_of_trials(request: StudyRequest, place: str, overridden: Set[s
     if given_by and "search.trials" in overridden:
         raise SpaceError(
             f"{place}: --trials (search.trials) is for samplers that draw; the {given_by} in this"
-            f" file has {planned} trials. Leave it out."
+            f" file has {many(planned, 'trial')}. Leave it out."
         )
 
 

@@ -165,7 +165,7 @@ def test_more_cycles_than_steps_are_refused_with_their_numbers(
         SettingError, match=r"optim\.restarts .*optim\.restart_multiplier .*optim\.epochs"
     ) as caught:
         Schedule(OptimConfig(**settings), 2)
-    assert f"at least {needed:.6g} optimizer steps" in str(caught.value)
+    assert f"at least {needed:.6g} optimizer step" in str(caught.value)
 
 
 @pytest.mark.parametrize("multiplier", [1, 1.5, 2, 10])
