@@ -1,21 +1,25 @@
 """Images and their annotations: one reader per format, all of them ending in a `Dataset`.
 
+aperio.py      Aperio ImageScope's XML, as MoNuSAC and MoNuSeg have it
 arrays.py      NumPy's arrays, as masks
 class_names.py  names of classes in place of those that the files give
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
 conversion.py  a data set written as COCO, whatever format it was read from
+cvat.py        CVAT's own XML: polygons and masks
 dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
 intensity.py   images of more than 8 bits brought to 8
 label_images.py  one label image per image: Cellpose, Omnipose, StarDist
+label_studio.py  Label Studio's JSON: polygons in percent and brush masks
 listing.py     images to predict on
 looks.py       images that belong together by their looks
 mask_folders.py  one mask file per instance, as the Data Science Bowl 2018 has them
 measure.py     images and instances in numbers, from which settings are read
 pixel_size.py  the size of a pixel in micrometres
 outlines.py    outlined instances to a data set, for every format of outlines
+pairing.py     files of annotations and their images, paired by name
 pictures.py    PNG, JPEG and BMP files
 qupath.py      QuPath's GeoJSON: one file of outlined objects for each image
 readers.py     the table of formats: which reader reads a data set
@@ -26,6 +30,7 @@ stored.py      an image file as it is stored, before EXIF turns it
 suspicion.py   annotations that can be read but look wrong
 synthetic.py   a data set of drawn cells, made without files
 tiffs.py       TIFF files, by the axes that they name
+xml_files.py   XML files that cannot grow and name no other file
 yolo.py        YOLO's segmentation labels: one text file of polygons for each image
 """
 

@@ -92,6 +92,18 @@ def mask_of_areas(areas: Sequence[Sequence[list[Any]]], height: int, width: int)
     return MaskCrop(whole.y0, whole.x0, covered)
 
 
+def union_of(masks: Sequence[MaskCrop]) -> MaskCrop:
+    """The union of one or more masks."""
+    y0, x0 = (min(values) for values in zip(*((one.y0, one.x0) for one in masks), strict=True))
+    y1 = max(one.y0 + one.pixels.shape[0] for one in masks)
+    x1 = max(one.x0 + one.pixels.shape[1] for one in masks)
+    whole = MaskCrop(y0, x0, np.zeros((y1 - y0, x1 - x0), np.bool_))
+    for one in masks:
+        ours, theirs = _common(whole, one)
+        whole.pixels[ours] |= one.pixels[theirs]
+    return whole
+
+
 def _common(one: MaskCrop, other: MaskCrop) -> tuple[_Window, _Window]:
     """The window that two crops have in common, as slices of the one and of the other."""
     slices = []

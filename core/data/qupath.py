@@ -1,7 +1,7 @@
 """QuPath's GeoJSON: one file of outlined objects for each image, with the image's name.
 
     DIR/NAME.tif          or DIR/images/NAME.tif; .png, .jpg, .jpeg, .bmp and .tiff as well
-    DIR/NAME.geojson      or NAME.tif.geojson, beside the image or in any folder of DIR
+    DIR/NAME.geojson      or NAME.tif.geojson, beside the image or in another folder of DIR
 
 Such a file is what QuPath 0.2 and later write by "Export objects as GeoJSON": a FeatureCollection,
 a list of features, or one feature. An object is a Polygon or a MultiPolygon, with or without holes,
@@ -22,16 +22,14 @@ from typing import Any
 
 from core.data.coco_masks import mask_of_areas
 from core.data.dataset import CELL, Category, Inspection, Problem, examples_of
-from core.data.images import IMAGE_SUFFIXES
 from core.data.outlines import AnnotatedImage, Outline, read_pictures
+from core.data.pairing import files_with_suffix, image_of, images_by_stem, names_of
 from core.data.readers import Reader
 from core.errors import DataError
 from core.files import read_json
 from core.text import brief, many
 
 SUFFIX = ".geojson"
-SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi", ".qptiff")
-"""Suffixes of whole slides, which are not read."""
 _KINDS = {
     "annotation": "annotation",
     "PathAnnotationObject": "annotation",
@@ -65,29 +63,15 @@ class _Object:
     geometry: Any
 
 
-def outline_files(folder: Path) -> list[Path]:
-    """List the GeoJSON files in a folder and in its folders, without hidden ones, by name."""
-    if not folder.is_dir():
-        return []
-    places = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
-    return [
-        path
-        for place in places
-        if not place.name.startswith(".") or place == folder
-        for path in sorted(place.iterdir())
-        if path.suffix.lower() == SUFFIX and not path.name.startswith(".")
-    ]
-
-
 def read_qupath(folder: Path) -> Inspection:
     """Read every image that has a GeoJSON file; problems are collected."""
     problems: list[Problem] = []
     notes: list[str] = []
     found: list[tuple[Path, Path, list[_Object]]] = []
-    images = _images(folder)
-    for file in outline_files(folder):
+    images = images_by_stem(folder)
+    for file in files_with_suffix(folder, SUFFIX):
         try:
-            image = _image_of(file, images, folder)
+            image = image_of(file, images, folder)
             objects = list(_objects(file))
         except DataError as error:
             problems.append(Problem.of(error, file, skippable=True))
@@ -108,9 +92,8 @@ def read_qupath(folder: Path) -> Inspection:
     number_of = {category.name: category.id for category in classes}
     chosen = {id(one) for one in kept}
     pictures = []
-    same = Counter(image.name for image, _, _ in found)
+    name_of = names_of([image for image, _, _ in found], folder)
     for image, file, objects in found:
-        name = image.name if same[image.name] == 1 else image.relative_to(folder).as_posix()
         outlines = []
         for one in objects:
             if id(one) not in chosen:
@@ -125,45 +108,10 @@ def read_qupath(folder: Path) -> Inspection:
             outlines.append(
                 Outline(one.place, number_of.get(one.name or "", 1), partial(_draw, one.geometry))
             )
-        pictures.append(AnnotatedImage(str(file), name, image.name, [image.parent], outlines))
+        pictures.append(
+            AnnotatedImage(str(file), name_of[image], image.name, [image.parent], outlines)
+        )
     return read_pictures(folder, folder, classes, pictures, problems=problems, notes=notes)
-
-
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """The image files of a folder and of its folders, by their names without suffix."""
-    found: dict[str, list[Path]] = {}
-    for place in [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]:
-        for path in sorted(place.iterdir()):
-            if path.suffix.lower() in (*IMAGE_SUFFIXES, *SLIDES) and not path.name.startswith("."):
-                found.setdefault(path.stem, []).append(path)
-    return found
-
-
-def _image_of(file: Path, images: dict[str, list[Path]], folder: Path) -> Path:
-    """The image of a GeoJSON file. Raises DataError where there is none, or more than one."""
-    stem = file.name.removesuffix(file.suffix)
-    found = images.get(stem, []) or [
-        path for path in images.get(Path(stem).stem, []) if path.name == stem
-    ]
-    found = [path for path in found if path.parent == file.parent] or found
-    slides = [path for path in found if path.suffix.lower() in SLIDES]
-    found = [path for path in found if path not in slides]
-    if slides and not found:
-        raise DataError(
-            f"{file}: its image {slides[0].name} is a whole slide, which is not read; export the"
-            " annotated region as TIFF, and its objects with the region as origin"
-        )
-    if len(found) != 1:
-        there = (
-            f"there are {', '.join(str(path.relative_to(folder)) for path in found)}"
-            if found
-            else "there is none"
-        )
-        raise DataError(
-            f"{file}: one image {stem} ({', '.join(IMAGE_SUFFIXES)}) must lie beside it or in"
-            f" images/, and {there}"
-        )
-    return found[0]
 
 
 def _objects(file: Path) -> Iterator[_Object]:
@@ -264,6 +212,6 @@ def _ring(points: Any) -> list[Any]:
 
 
 READER = Reader(
-    sees=lambda where: bool(outline_files(Path(where))),
+    sees=lambda where: bool(files_with_suffix(Path(where), SUFFIX)),
     read=lambda where: read_qupath(Path(where)),
 )

@@ -39,6 +39,9 @@ READERS: Parts[Reader] = Parts(
         "mask_folders": "core.data.mask_folders:READER",
         "qupath": "core.data.qupath:READER",
         "yolo": "core.data.yolo:READER",
+        "aperio": "core.data.aperio:READER",
+        "label_studio": "core.data.label_studio:READER",
+        "cvat": "core.data.cvat:READER",
         "coco_export": "core.data.coco:EXPORT_READER",
     },
 )

@@ -25,6 +25,7 @@ from core.data.coco_masks import mask_of
 from core.data.dataset import Category, Inspection, Problem, examples_of
 from core.data.images import IMAGE_SUFFIXES, whole_number
 from core.data.outlines import AnnotatedImage, Outline, read_pictures
+from core.data.pairing import names_of
 from core.data.readers import Reader
 from core.errors import DataError
 from core.files import reason_of
@@ -79,15 +80,15 @@ def read_yolo(folder: Path) -> Inspection:
     pictures: dict[Path, AnnotatedImage] = {}
     unlabelled: list[str] = []
     validating: list[str] = []
-    images = [path for paths in layout.parts.values() for path in paths]
-    stems = [path.name for path in images]
+    images = dict.fromkeys(path for paths in layout.parts.values() for path in paths)
+    name_of = names_of(list(images), folder)
     for part, paths in layout.parts.items():
         for path in paths:
             if path in pictures:
                 message = f"an image must be in one part, and is in {' and '.join(layout.parts)}"
                 problems.append(Problem(str(path), f"{message}; remove it from one"))
                 continue
-            name = path.name if stems.count(path.name) == 1 else str(path.relative_to(folder))
+            name = name_of[path]
             label_file = _label_file(path, folder)
             outlines: list[Outline] = []
             try:
