@@ -64,7 +64,7 @@ def image_of(file: Path, images: dict[str, list[Path]], folder: Path) -> Path:
 
 
 def names_of(images: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """The name of each image in the data set: that of its file; its path where several share one."""
+    """The name of each image in the data set: its file's, or its path where several share one."""
     same = Counter(image.name for image in images)
     return {
         image: image.name if same[image.name] == 1 else image.relative_to(folder).as_posix()
