@@ -25,7 +25,7 @@ from core.errors import DataError
 from core.sample import MaskCrop
 from core.text import brief
 
-ROOT = "Annotations"
+_ROOT = "Annotations"
 _NO_CLASS = ("", "description")
 """Names of attributes and annotations, in small letters, that are no class."""
 _AREAS = ("0", "1")
@@ -35,7 +35,7 @@ _OTHERS = {"2": "an ellipse", "3": "an arrow", "4": "a ruler", "5": "a point"}
 
 def region_files(folder: Path) -> list[Path]:
     """List the XML files of ImageScope in a folder and below it."""
-    return [path for path in files_with_suffix(folder, ".xml") if root_of(path) == ROOT]
+    return [path for path in files_with_suffix(folder, ".xml") if root_of(path) == _ROOT]
 
 
 def read_aperio(folder: Path) -> Inspection:

@@ -25,7 +25,7 @@ from core.errors import DataError
 from core.sample import MaskCrop
 from core.text import brief, listed
 
-ROOT = "annotations"
+_ROOT = "annotations"
 _OTHERS = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 """Shapes that are no outlines."""
 
@@ -35,7 +35,7 @@ def shape_file(folder: Path) -> Path | None:
 
     Raises DataError, which names them, if there are several.
     """
-    found = [path for path in sorted(folder.glob("*.xml")) if root_of(path) == ROOT]
+    found = [path for path in sorted(folder.glob("*.xml")) if root_of(path) == _ROOT]
     if len(found) > 1:
         names = listed([path.name for path in found])
         raise DataError(

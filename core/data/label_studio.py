@@ -33,7 +33,7 @@ from core.sample import MaskCrop
 from core.text import brief, listed, many
 
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")
-CHANNELS = 4
+_CHANNELS = 4
 """Values of a pixel in a brush mask: red, green, blue and alpha."""
 
 
@@ -254,8 +254,8 @@ def _brush(code: Any, height: int, width: int) -> MaskCrop:
         isinstance(byte, int) and 0 <= byte <= 255 for byte in code
     ):
         raise DataError(f"rle must be a list of bytes, and is {brief(code)}")
-    values = unpack(np.array(code, np.uint8), CHANNELS * height * width)
-    mask = values.reshape(height, width, CHANNELS)[:, :, -1] > 0
+    values = unpack(np.array(code, np.uint8), _CHANNELS * height * width)
+    mask = values.reshape(height, width, _CHANNELS)[:, :, -1] > 0
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         raise DataError("a mask must cover at least one pixel, and covers none; remove it")
@@ -289,7 +289,7 @@ def unpack(code: NDArray[np.uint8], count: int) -> NDArray[np.uint32]:
 
     if (given := take(32)) != count:
         raise DataError(
-            f"rle must hold {count:,} values, {CHANNELS} for each pixel of the image, and holds"
+            f"rle must hold {count:,} values, {_CHANNELS} for each pixel of the image, and holds"
             f" {given:,}; bring the picture that was annotated"
         )
     word = take(5) + 1
