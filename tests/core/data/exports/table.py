@@ -3,11 +3,11 @@
 To add one, write a file beside this one and give it a line here.
 """
 
-from tests.core.data.exports import cellpose, dsb2018, hw3_png, qupath, roboflow, stardist, yolo
 from tests.core.data.exports import (
     cellpose,
     cvat,
     dsb2018,
+    hw3_png,
     label_studio,
     monusac,
     qupath,
