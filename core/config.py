@@ -172,7 +172,7 @@ def _as_intensity(value: Any) -> Any:
             "Input should be auto, or the values that become black and white, the lower one first,"
             " such as 0,4095",
         ) from None
-    return f"{low:.9g},{high:.9g}"
+    return f"{as_number(low, 9)},{as_number(high, 9)}"
 
 
 class DataConfig(_Settings):

@@ -16,6 +16,7 @@ from core.config import AUTO, intensity_range
 from core.data.dataset import Dataset, assemble, examples_of
 from core.errors import DataError
 from core.text import many
+from core.values import as_number, as_percent
 
 PERCENTILES = (0.1, 99.9)
 """Percentages of the pixels that are at most as bright as the measured range's two ends. The few
@@ -45,10 +46,10 @@ def measured_range(images: Sequence[NDArray[Any]]) -> str:
         low, high = min(one.min() for one in values), max(one.max() for one in values)
     if low == high:
         raise DataError(
-            f"all pixels of all images have the value {low:g}, so no range of brightness can be"
-            " measured; look at the images"
+            f"all pixels of all images have the value {as_number(low)}, so no range of brightness"
+            " can be measured; look at the images"
         )
-    return f"{float(low):.6g},{float(high):.6g}"
+    return f"{as_number(low, 6)},{as_number(high, 6)}"
 
 
 def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
@@ -99,16 +100,16 @@ def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
     low, high = intensity_range(found)
     kinds = ", ".join(sorted({str(sample.image.dtype) for sample in deep}))
     how = (
-        f"measured: {PERCENTILES[0]:g}% of the pixels are darker, {100 - PERCENTILES[1]:.1g}%"
-        " brighter"
+        f"measured: {as_percent(PERCENTILES[0] / 100, 1)} of the pixels are darker,"
+        f" {as_percent(1 - PERCENTILES[1] / 100, 1)} brighter"
         if intensity == AUTO
         else "as it was set"
     )
     beyond = float(np.mean([np.mean((one.image < low) | (one.image > high)) for one in deep]))
     note = (
         f"data.intensity {found}: {many(len(deep), 'image')} of {kinds} brought to 8 bits,"
-        f" {low:g} to black and {high:g} to white ({how}); {100 * beyond:.2g}% of the pixels lie"
-        " beyond"
+        f" {as_number(low, 6)} to black and {as_number(high, 6)} to white ({how});"
+        f" {as_percent(beyond, 2)} of the pixels lie beyond"
     )
     seen = assemble(
         dataset.name,
