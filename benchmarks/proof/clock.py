@@ -40,7 +40,7 @@ class Clock:
     @property
     def reserve(self) -> float:
         """Seconds that are kept for the end: for a child that was interrupted, and the archive."""
-        return 0.0 if self.minutes is None else min(INTERRUPTED_SECONDS + 20, 60 * self.minutes / 4)
+        return 0.0 if self.minutes is None else min(INTERRUPTED_SECONDS + 25, 20 * self.minutes)
 
     def for_work(self) -> float:
         """Seconds after which a child must have ended; infinite without a limit."""

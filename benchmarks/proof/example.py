@@ -23,7 +23,7 @@ from benchmarks.proof.state import machine_in_words
 from benchmarks.proof.throughput import Rate, places_of, rate_of
 from core.errors import StudyError
 from core.files import parse_json, replaced, write_atomically, write_json_atomically
-from core.text import many
+from core.text import listed, many
 from core.values import NO_VALUE, as_ap50, as_duration, as_interval
 from tune.api import report
 from tune.report.content import ReportContent, content_of
@@ -97,13 +97,14 @@ def keep_prediction(results: Path) -> None:
 
     The pictures themselves are not carried to another machine.
     """
-    found = sorted((results / SEARCH_STUDY / "best" / "overlays").glob("*.png"))
-    if found:
+    found = sorted((results / SEARCH_STUDY / "best" / "overlays" / "validation").glob("*.png"))
+    if found and not (results / PICTURE).exists():
         write_atomically(results / PICTURE, _jpeg(found[0]))
 
 
 def write_example(proof: "Proof", folder: Path) -> None:
     """Write the pages into `folder`, whole or not at all."""
+    keep_prediction(proof.results)
     facts = _gather(proof)
     with replaced(folder) as written:
         for content in (facts.rows, facts.search):
@@ -223,10 +224,13 @@ def _parts(facts: Facts) -> Iterator[str]:
         f"- `{name}`: {' '.join(rate.sentences(facts.on_gpu))}"
         for name, rate in facts.rates.items()
     )
-    yield "## What was chosen, and what is missing\n\n" + "\n".join(
-        f"- `{name}`: {' '.join([chosen['why'], *chosen['left_out']])}"
-        for name, chosen in state.chosen.items()
-    )
+    chosen = [
+        f"- `{name}`: {' '.join([one['why'], *one['left_out']])}"
+        for name, one in state.chosen.items()
+    ]
+    if state.short:
+        chosen.append(f"- Of the rows, the short form trains {listed(short.SHORT_ROWS)} alone.")
+    yield "## What was chosen, and what is missing\n\n" + "\n".join(chosen)
     yield "## What ran\n\n" + "\n".join(_runs(state.runs))
 
 
@@ -357,7 +361,7 @@ def first_screen(facts: Facts) -> str:
     images = [
         f"![{alt}](docs/example/{name})"
         for name, alt in (
-            ("report.svg", "A figure of the report: rows compared, with intervals"),
+            ("report.svg", "A figure from the report of the rows"),
             (PICTURE, "Tissue, its annotated cells, and the winner's predictions"),
         )
         if name != PICTURE or (facts.proof.results / PICTURE).exists()

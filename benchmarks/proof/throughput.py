@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.text import many
 from core.values import as_percent
 from tune.engine.packing import read_packing
 from tune.study.reading import Study
@@ -85,7 +86,7 @@ class Rate:
         found = [
             f"{self.per_minute:,.0f} training images a minute over the whole wall time of the"
             f" study: n = {work.images:,} images in {self.seconds:,.0f} s"
-            f" ({self.runs} measured, {self.killed} killed and not counted)."
+            f" ({many(self.runs, 'run')}; killed and not counted: {self.killed})."
         ]
         if on_gpu:
             met = self.per_minute >= GOAL
