@@ -3,8 +3,9 @@
 The settings under `augment.` are defined with their augmentations in `core/augment/`.
 
 A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and
-MLflow all use it. Defaults are those of the reference report where they are sound;
-`docs/decisions.md` says where they are not.
+MLflow all use it. Pages for people show its name in plain words above it (`setting_in_words`): the
+title of its field, where the last part of the path would not do. Defaults are those of the
+reference report where they are sound; `docs/decisions.md` says where they are not.
 """
 
 import hashlib
@@ -178,14 +179,14 @@ def _as_intensity(value: Any) -> Any:
 class DataConfig(_Settings):
     """The annotated images: how they are read, split and shown in training."""
 
-    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    validation_fraction: float = Field(0.2, gt=0, lt=1, title="share of images that validate")
     """Fraction of the images held out for validation; unused when `folds` is set, and where a data
     set's own split is taken."""
-    folds: int = Field(0, ge=0, le=100)
+    folds: int = Field(0, ge=0, le=100, title="folds of cross-validation")
     """0 for a hold-out; k >= 2 for k-fold cross-validation."""
-    fold: int = Field(0, ge=0)
+    fold: int = Field(0, ge=0, title="fold that validates")
     """The fold that validates, counted from 0 to `folds` - 1."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, title="seed of the split")
     """Seed of the split; 0 takes the data set's own split where it has one and `folds` is 0."""
     group_pattern: str = ""
     """Regular expression searched in the image's name; its first group names the group. A group is
@@ -210,10 +211,10 @@ class DataConfig(_Settings):
     """Values that become black and white in images of more than 8 bits, such as 0,4095; auto: 99.8%
     of their pixels lie between the two, measured over the data set. A study, and a model, keep the
     measured values. Images of 8 bits stay as they are."""
-    crop: Annotated[int, Field(ge=0, le=8192), MayBeAuto()] = 0
+    crop: Annotated[int, Field(ge=0, le=8192, title="side of crops"), MayBeAuto()] = 0
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
     in prediction; auto: crops where whole images would show the cells too small."""
-    repeat_rare: float = Field(0, ge=0, le=1)
+    repeat_rare: float = Field(0, ge=0, le=1, title="repetition of rare classes")
     """Threshold t of LVIS's repeat factors, 0 for none: where a class is in a fraction f < t of the
     training images, an epoch shows each image that holds it about sqrt(t / f) times."""
 
@@ -271,44 +272,56 @@ class ModelConfig(_Settings):
     backbone: Annotated[str, NameIn(BACKBONES)] = "resnet50"
     """The feature extractor, pretrained as `model.weights` says; ConvNeXt and Swin want settings of
     their own, which a search notes."""
-    weights: str = Field("auto", min_length=1)
+    weights: str = Field("auto", min_length=1, title="pretrained weights")
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
     file; at_hand: the first of coco, imagenet and none that needs no download for any backbone of
     the study, which keeps it."""
     stride_in_1x1: bool = False
     """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file of
     weights may declare it."""
-    trainable_layers: int = Field(1, ge=0, le=5)
+    trainable_layers: int = Field(1, ge=0, le=5, title="stages of the backbone trained")
     """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
-    trainable_fpn: bool = True
+    trainable_fpn: bool = Field(True, title="feature pyramid trained")
     """Whether the feature pyramid trains."""
-    image_min_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 800
+    image_min_side: Annotated[
+        int, Field(ge=32, le=8192, title="shorter side of images"), MayBeAuto()
+    ] = 800
     """Pixels; the length to which the shorter side of an image is brought; auto: a length at which
     the median cell has 30 to 40 pixels."""
-    image_max_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 1333
+    image_max_side: Annotated[
+        int, Field(ge=32, le=8192, title="longer side of images, at most"), MayBeAuto()
+    ] = 1333
     """Pixels; largest length of the longer side; where it is reached, the shorter side stays under
     `model.image_min_side`; auto: so large that nearly all images reach `model.image_min_side`."""
-    anchor_scale: Annotated[float, Field(ge=0.05, le=8), MayBeAuto()] = 1.0
+    anchor_scale: Annotated[float, Field(ge=0.05, le=8, title="scale of anchors"), MayBeAuto()] = (
+        1.0
+    )
     """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
     have no area; auto: the factor at which most instances have an anchor that fits."""
-    proposals_train: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 2000
+    proposals_train: Annotated[
+        int, Field(ge=16, le=10000, title="proposals in training"), MayBeAuto()
+    ] = 2000
     """Proposals kept per image before and after non-maximum suppression, in training; auto: enough
     for the most crowded image."""
-    proposals_test: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 1000
+    proposals_test: Annotated[
+        int, Field(ge=16, le=10000, title="proposals in prediction"), MayBeAuto()
+    ] = 1000
     """Proposals kept per image before and after non-maximum suppression, in prediction; auto:
     enough for the most crowded image."""
-    size_jitter: float = Field(0, ge=0, le=0.9)
+    size_jitter: float = Field(0, ge=0, le=0.9, title="jitter of image sizes")
     """s: in training `model.image_min_side` and `model.image_max_side` are multiplied by a factor,
     drawn uniformly for each image from 1 - s to 1 + s; 0 for one size. The largest size decides how
     much memory is taken."""
-    rpn_samples: int = Field(256, ge=16, le=4096)
+    rpn_samples: int = Field(256, ge=16, le=4096, title="anchors in the loss")
     """Anchors per image that enter the loss of the proposal network."""
-    box_samples: int = Field(512, ge=16, le=4096)
+    box_samples: int = Field(512, ge=16, le=4096, title="proposals in the loss")
     """Proposals per image that enter the losses of the heads; a quarter at most are positive."""
-    mask_side: Annotated[Literal[28, 56], BeforeValidator(_as_number)] = 28
+    mask_side: Annotated[Literal[28, 56], BeforeValidator(_as_number)] = Field(
+        28, title="resolution of masks"
+    )
     """Cells along a side of a predicted mask, whatever the size of its box; with 56 the mask head
     computes four times as much."""
-    norm: Literal["batch", "frozen", "group"] = "batch"
+    norm: Literal["batch", "frozen", "group"] = Field("batch", title="normalisation")
     """Normalisation in the pyramid and heads of fpn_v2. batch: by the statistics of each batch.
     frozen: by the pretrained statistics, scale and shift, which never change. group: within each of
     32 groups of channels, whatever the batch size. With frozen and group a pretrained backbone's
@@ -371,34 +384,36 @@ class OptimConfig(_Settings):
 
     learning_rate: float = Field(5e-5, gt=0, le=1)
     """Highest learning rate of every cycle."""
-    backbone_factor: float = Field(1, gt=0, le=10)
+    backbone_factor: float = Field(1, gt=0, le=10, title="learning rate of the backbone, relative")
     """Ratio of the backbone's learning rate to that of the pyramid and heads."""
     weight_decay: float = Field(0.01, ge=0, le=10)
     """Decoupled weight decay of AdamW."""
-    decay_norms: bool = True
+    decay_norms: bool = Field(True, title="weight decay of norms")
     """Whether norms and biases decay too, as in the reference report."""
     epochs: int = Field(50, ge=1, le=10000)
     """Passes over the training images, in which `data.repeat_rare` shows some of them several
     times."""
     batch_size: int = Field(2, ge=1, le=256)
     """Images that the network sees at once; the last batch of an epoch may be smaller."""
-    accumulate: int = Field(1, ge=1, le=256)
+    accumulate: int = Field(1, ge=1, le=256, title="batches in an optimizer step")
     """Batches in one optimizer step, whose gradient is the mean over their images; the last step of
     an epoch may have fewer. Learning rate, restarts and warm-up go by optimizer steps."""
-    restarts: int = Field(0, ge=0, le=100)
+    restarts: int = Field(0, ge=0, le=100, title="warm restarts")
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
-    restart_multiplier: float = Field(1, ge=1, le=10)
+    restart_multiplier: float = Field(1, ge=1, le=10, title="growth of each cycle")
     """Ratio of each cycle's length to that of the cycle before; the last cycle takes the steps that
     remain."""
-    warmup_epochs: float = Field(0, ge=0)
+    warmup_epochs: float = Field(0, ge=0, title="epochs of warm-up")
     """Epochs of linear warm-up before the first cycle."""
-    gradient_clip: float = Field(0, ge=0)
+    gradient_clip: float = Field(0, ge=0, title="limit of the gradient")
     """Largest norm of the gradient; 0 for no limit."""
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MayBeAuto()] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MayBeAuto()] = Field(
+        "auto", title="numerical precision"
+    )
     """bf16: autocast of the network in training; weights, losses and evaluation stay in fp32. fp16:
     the same with scaled gradients, for GPUs without bf16. auto: bf16 on GPUs that have it, else
     fp32; a study keeps the one with which it began."""
-    ema: float = Field(0, ge=0, le=1000)
+    ema: float = Field(0, ge=0, le=1000, title="averaging of weights")
     """Half-life, in epochs, of the moving average of the weights that is evaluated and kept; 0 for
     the weights themselves."""
 
@@ -461,35 +476,39 @@ class PredictConfig(_Settings):
 
     score_threshold: float = Field(0.05, ge=0, lt=1)
     """Detections must score more than this."""
-    nms_iou: float = Field(0.5, gt=0, le=1)
+    nms_iou: float = Field(0.5, gt=0, le=1, title="overlap of boxes, at most")
     """Largest IoU of two boxes of one class; of boxes that overlap more, non-maximum suppression
     keeps only the best."""
-    max_detections: Annotated[int, Field(ge=1, le=MOST_DETECTIONS), MayBeAuto()] = 400
+    max_detections: Annotated[
+        int, Field(ge=1, le=MOST_DETECTIONS, title="detections kept"), MayBeAuto()
+    ] = 400
     """Detections kept per tile, all classes together; an image that is not cut into tiles is one;
     auto: enough for the most crowded tile."""
-    class_caps: Annotated[str, BeforeValidator(_as_caps)] = "0"
+    class_caps: Annotated[str, BeforeValidator(_as_caps)] = Field(
+        "0", title="detections kept of each class"
+    )
     """Detections kept per image of class 1, class 2 and so on, such as 20,0; the last number holds
     for all further classes too, and 0 is no cap."""
-    views: Literal["none", "mirror", "flips", "all"] = "none"
+    views: Literal["none", "mirror", "flips", "all"] = Field("none", title="views in prediction")
     """Looks at each tile that are merged: none: as it is; mirror: also mirrored; flips: all four
     flips; all: these four and their quarter turns."""
     flips: bool = False
     """The older name of `predict.views: mirror`; more views hold the mirrored one anyway."""
-    scales: Annotated[str, BeforeValidator(_as_scales)] = "1"
+    scales: Annotated[str, BeforeValidator(_as_scales)] = Field("1", title="scales in prediction")
     """Factors on the size at which the network sees a tile, such as 0.75,1,1.25: each view is
     looked at with each of them, and all looks are merged."""
-    tile: int = Field(0, ge=0, le=8192)
+    tile: int = Field(0, ge=0, le=8192, title="side of tiles")
     """Pixels; side of overlapping tiles, 0 for the whole image (or `data.crop` where that is set).
     """
-    overlap: float = Field(0.25, ge=0, le=0.9)
+    overlap: float = Field(0.25, ge=0, le=0.9, title="overlap of tiles")
     """Least fraction of its side that a tile shares with the next; an instance up to this size is
     whole in one of them."""
-    merge: Literal["nms", "soft_nms", "weighted"] = "nms"
+    merge: Literal["nms", "soft_nms", "weighted"] = Field("nms", title="merging of views")
     """How the detections of several looks at a tile become one list. nms: of boxes with an IoU over
     `predict.nms_iou` the one with the best score stays; soft_nms: the others stay too, with lower
     scores; weighted: one box takes their place, with the means of their sides and scores, and the
     pixels that most of their masks hold."""
-    agreement: float = Field(0, ge=0, le=1)
+    agreement: float = Field(0, ge=0, le=1, title="weight of agreement between views")
     """How far a score depends on the fraction of looks that found the instance: 0 not at all; 1:
     it is multiplied by the fraction."""
 
@@ -522,7 +541,7 @@ class PredictConfig(_Settings):
 class MetricConfig(_Settings):
     """The objective: COCO AP50 of masks."""
 
-    max_dets: int = Field(100, ge=1, le=10000)
+    max_dets: int = Field(100, ge=1, le=10000, title="detections that count")
     """Detections per image and class that count, as in the official evaluation."""
 
 
@@ -664,6 +683,22 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Value
 
 SETTINGS: Mapping[str, Value] = TrialConfig().settings()
 """Every setting's name with its default."""
+
+
+def setting_in_words(name: str) -> str:
+    """The name of a setting in plain words: `learning rate` for `optim.learning_rate`.
+
+    It is the title of the setting's definition. Where a setting has none, the last part of its name
+    says the same.
+    """
+    group, _, leaf = name.rpartition(".")
+    holder = TrialConfig.model_fields[group].annotation if group else TrialConfig
+    fields = getattr(holder, "model_fields", {})
+    if leaf in fields and fields[leaf].title:
+        return str(fields[leaf].title)
+    if leaf.endswith("_p"):
+        return f"probability of {leaf.removesuffix('_p').replace('_', ' ')}"
+    return leaf.replace("_", " ")
 
 
 def _may_be_auto() -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Pages that need no other file: their frame, their look, and how their templates are filled.
 
-A page is whole without scripts and without a network, and forbids both by its own policy; it
-follows the reader's choice of light or dark, and can be read on a phone and on paper. The frame,
-`frame.html.jinja`, is what the template of a page extends: it fills the blocks
-`title` and `body`, and `head` and `style` where it has more of these.
+A page is whole without scripts and without a network. Its own policy forbids both, but for a script
+of the page itself, which the block `scripts` names by its SHA-256. It follows the reader's choice
+of light or dark, and can be read on a phone and on paper. The frame, `frame.html.jinja`, is what
+the template of a page extends: it fills the blocks `title` and `body`, and `head` and `style` where
+it has more of these.
 """
 
 from pathlib import Path

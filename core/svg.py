@@ -85,9 +85,10 @@ _STYLE = {
 class Drawing:
     """A figure that is to be drawn.
 
-    section   section of the page in which it stands: `comparison`, `factors`, `settings`,
-              `training`, `pictures`, `confirmation`, `classes`, `stopped`, `cost` or `failures`;
-              with any other name it stands in the last section, `Others`
+    section   section of the page in which it stands: `pictures` (above the answer), `comparison`,
+              `history`, `factors`, `settings`, `training`, `confirmation`, `classes`, `data`,
+              `stopped`, `cost` or `failures`; with any other name it stands in the last section,
+              `Others`
     caption   what the figure shows, and how sure it is, in plain sentences
     height    returns the height of the wide (True) or the narrow drawing, in SVG units as `WIDE`
     draw      draws on an empty canvas; its second argument says whether the drawing is the wide one

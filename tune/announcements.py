@@ -12,6 +12,7 @@ from core.text import have, many
 from core.values import as_ap50, as_setting, as_settings
 from tune.ledger.proposals import preview
 from tune.ledger.records import State
+from tune.redaction import without_password
 from tune.report.main_table import smallest_shown
 from tune.report.page import WrittenReport
 from tune.report.sentences import runners_up
@@ -98,40 +99,53 @@ def searched_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -
         )
         if states[state]
     )
-    lines = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
+    ended = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
     if nothing_learned(records):
         sentences = (no_winner(records), remedies(records))
-        lines += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
+        lines = [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
         lines += (
             ["Nothing is confirmed on fresh seeds and splits"] if study.request.confirm.top else []
         )
-    elif best is not None:
+        return [*lines, *ended, *_failure_lines(study), *_file_lines(plan, study, report)]
+    lines = ended
+    if best is not None:
         what = best.name or as_settings(best.searched)
         lines.append(
             f"Best: trial {best.id}, AP50 {as_ap50(best.ap50)} at epoch {best.best_epoch}: {what}"
         )
         lines += _confirmation_lines(study, None if written is None else written.content.choice)
-    if written is not None and not written.content.nothing_learned:
+    if written is not None:
         lines.append(written.content.smallest_difference.sentence)
-    failed = [record for record in records if record.state is State.FAIL]
-    if failed:
-        reason, times = Counter(record.reason for record in failed).most_common(1)[0]
-        errors = study.folder.trial(failed[-1].id) / "error.txt"
-        lines.append(
-            f"Failed: {times} of {len(failed)} for this reason: {reason}"
-            + (f" ({errors})" if errors.exists() else "")
-        )
+    return [*lines, *_failure_lines(study), *_file_lines(plan, study, report)]
+
+
+def _failure_lines(study: Study) -> list[str]:
+    """A line on the most frequent reason of failed trials; none without a failure."""
+    failed = [record for record in study.records if record.state is State.FAIL]
+    if not failed:
+        return []
+    reason, times = Counter(record.reason for record in failed).most_common(1)[0]
+    errors = study.folder.trial(failed[-1].id) / "error.txt"
+    return [
+        f"Failed: {times} of {len(failed)} for this reason: {reason}"
+        + (f" ({errors})" if errors.exists() else "")
+    ]
+
+
+def _file_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> list[str]:
+    """Lines on where the report and the results are, and on how to compare the trials."""
     if isinstance(report, str):
-        lines.append(
-            f"The report could not be written: {report}; to try again: python -m tune.report"
-        )
+        lines = [f"The report could not be written: {report}; to try again: python -m tune.report"]
     else:
-        lines.append(f"Report: {report.page}")
+        lines = [f"Report: {report.page}"]
         if report.trouble is not None:
             lines.append(f"{report.tracker} does not show the report {report.trouble}")
     lines.append(f"Results: {study.folder.path} (table: {study.folder.trials_csv})")
     lines.append(f"Compare: {plan.tracking.how_to_open}")
-    if not finished:
+    if not isinstance(report, str) and report.link is not None:
+        lines.append(f"Then open: {report.link}")
+    lines.append(f"In Optuna's pages: {_dashboard()} {without_password(study.storage)}")
+    if not study.finished:
         lines.append("To continue, run the same command again")
     return lines
 
@@ -256,6 +270,15 @@ def registered_line(plan: RetrainingPlan, shown: str | Trouble) -> str:
     if isinstance(shown, str):
         return f"{plan.tracking.name}: {shown}; {plan.tracking.how_to_open}"
     return f"{plan.tracking.name} does not show it {shown}; nothing is trained twice"
+
+
+def _dashboard() -> str:
+    """The program that shows a ledger in a browser: beside this Python, or wherever it is."""
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    if not program.exists():
+        return "optuna-dashboard"
+    here = program.is_relative_to(Path.cwd())
+    return shlex.quote(os.path.relpath(program) if here else str(program))
 
 
 def _python_here() -> str:

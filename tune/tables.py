@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from core.config import Value
+from core.config import Value, setting_in_words
 from core.text import inert
 from core.values import (
     NO_VALUE,
@@ -148,6 +148,7 @@ class Kind(StrEnum):
     """The kind of a column's values, which decides how they are written."""
 
     TEXT = "text"
+    SETTING = "setting"
     COUNT = "count"
     NUMBER = "number"
     AP50 = "ap50"
@@ -162,9 +163,9 @@ class Kind(StrEnum):
 Cell = str | int | float | Interval | None
 """The full value of a cell; None where there is none.
 
-By kind: text is a str, count an int; interval and difference are an Interval, whose ends are nan
-where they are not known. The others are floats: a change is a difference without an interval, a
-percent is a fraction of 1.
+By kind: text is a str, setting is the name of one, such as `optim.epochs`, count is an int;
+interval and difference are an Interval, whose ends are nan where they are not known. The others are
+floats: a change is a difference without an interval, a percent is a fraction of 1.
 """
 
 
@@ -173,7 +174,7 @@ def cell_text(cell: Cell, kind: Kind) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return NO_VALUE
     if isinstance(cell, str):
-        return cell
+        return f"{setting_in_words(cell)} ({cell})" if kind is Kind.SETTING else cell
     if isinstance(cell, Interval):
         signed = kind is Kind.DIFFERENCE
         return _minus(as_interval(cell.estimate, cell.low, cell.high, signed))
@@ -216,7 +217,7 @@ class Column:
     @property
     def is_numeric(self) -> bool:
         """Whether its cells are numbers, which are aligned to the right."""
-        return self.kind is not Kind.TEXT
+        return self.kind not in (Kind.TEXT, Kind.SETTING)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,6 +257,11 @@ class Table:
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), self.name
+
+    @property
+    def places(self) -> tuple[tuple[float | None, ...], ...]:
+        """The number by which each cell is sorted, row by row; None for a text and for no value."""
+        return tuple(tuple(map(_place, row)) for row in self.rows)
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:
@@ -313,6 +319,12 @@ class Table:
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _place(cell: Cell) -> float | None:
+    """The number of a cell, of an interval its estimate; None where there is none."""
+    number = cell.estimate if isinstance(cell, Interval) else cell
+    return None if number is None or isinstance(number, str) or math.isnan(number) else number
 
 
 def _in_markdown(plain: str) -> str:

@@ -24,6 +24,7 @@ from core.device import (
     use_fast_kernels,
 )
 from core.errors import CheckpointError, SettingError, TornCheckpoint
+from core.files import write_atomically
 from core.fitting import READ_OFF_DATA, circumstances_of
 from core.metric import ap50, coco_summary
 from core.metric.limits import ClassLimits, class_limits
@@ -41,6 +42,7 @@ from core.sample import Detections, Sample
 from core.training import checkpoint
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.optim import Optimization
+from core.training.pictured import picture, pictured_image
 
 CHECKPOINT_FORMAT = 2
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
@@ -219,6 +221,7 @@ class Trial:
         self.optim = Optimization(self.model, config.optim, len(self.batches))
         self._best_weights: dict[str, torch.Tensor] = {}
         self._best_is_saved = False
+        self._pictured: tuple[Sample, Detections, ap50.MatchTable] | None = None
         self._midway = False
 
     @property
@@ -378,6 +381,9 @@ class Trial:
         max_dets = self.config.metric.max_dets
         of_masks = ap50.ap50(masks, max_dets)
         is_best = self.best is None or of_masks.mean > (self.best.ap50 or 0.0)
+        place = pictured_image(samples) if is_best else None
+        if place is not None:
+            self._pictured = samples[place], scored[place].found, masks
         return {
             "ap50": of_masks.mean,
             "ap50_uncapped": ap50.ap50(masks, None).mean,
@@ -435,7 +441,8 @@ class Trial:
         The files are written in this order, each whole or not at all: `matches/epoch-0007.npz` of
         the epochs run since the last save; `matches/predict-KEY.npz` of other settings of
         prediction, where KEY is `PredictConfig.key`; `best-0007.safetensors`, the weights of the
-        best epoch, averaged if `optim.ema` asks for it; `last.safetensors`. Then the weights of
+        best epoch, averaged if `optim.ema` asks for it; `overlay.jpg`, a validation image with the
+        predictions of the best epoch; `last.safetensors`. Then the weights of
         earlier best epochs are removed. Whenever the process dies, `last.safetensors` names files
         that exist.
         """
@@ -451,6 +458,11 @@ class Trial:
         if not (self._best_is_saved and best_path.exists()):
             state = {"format": CHECKPOINT_FORMAT, **self._identity, "report": best.to_json()}
             checkpoint.save_checkpoint(best_path, self._best_weights, state)
+            if self._pictured is not None:
+                sample, found, table = self._pictured
+                drawn = picture(sample, found, self.data.classes, table)
+                write_atomically(folder / "overlay.jpg", drawn)
+                self._pictured = None
         state = {
             "format": CHECKPOINT_FORMAT,
             **self._identity,
@@ -503,6 +515,7 @@ class Trial:
         self.matches = {}
         self._midway = False
         self._best_weights, self._best_is_saved = best_weights, True
+        self._pictured = None
         _remove_what_is_not_named(folder, best_path)
         return True
 

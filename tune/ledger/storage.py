@@ -7,6 +7,7 @@ tried again for a while; if it is still refused, an error says so in one sentenc
 import contextlib
 import functools
 import sqlite3
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +79,7 @@ class Database:
             # A first try may have made the study although its answer was lost.
             with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
                 self.call(lambda: self._storage.create_new_study([StudyDirection.MAXIMIZE], name))
+            self.call(lambda: _name_the_score(self._storage, name))
             found = self.study(name)
         assert found is not None
         return found
@@ -104,6 +106,14 @@ class Database:
                 f"the ledger could not be read or written{tried} ({meant.reason});"
                 f" {whole}{meant.way_out}, then run the same command again"
             ) from error
+
+
+def _name_the_score(storage: optuna.storages.BaseStorage, study: str) -> None:
+    """Say in a study what its values are, for programs that draw them, such as optuna-dashboard."""
+    with warnings.catch_warnings():
+        # Optuna has had this function since 2023 and still calls it experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.load_study(study_name=study, storage=storage).set_metric_names(["AP50"])
 
 
 class StoredStudy:

@@ -3,6 +3,7 @@
 __main__.py      the command line, `python -m tune.report`
 class_limits.py  what limited each class in the rows of the main table
 content.py       the content of a report: numbers, sentences and tables
+data_table.py    the data at a glance: images, instances, classes, sizes, split
 evidence.py      all numbers of a report
 further.py       the seeds, with their cost, or the images that would decide open comparisons
 main_table.py    the rows of the main table, compared

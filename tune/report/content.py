@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from core.data.dataset import Dataset
 from tune.report.class_limits import RowLimits
+from tune.report.data_table import data_table
 from tune.report.evidence import gather_evidence
 from tune.report.main_table import MainRow, SmallestDifference
 from tune.report.sentences import answer_of, cautions_of, provenance_of
@@ -29,7 +30,8 @@ class ReportContent:
     """The content of a study's report.
 
     folder              folder of the study
-    data                the data set, for pictures; None where its place is not known
+    data                the data set, for pictures and the table of the data; None where its place
+                        is not known
     study               name of the study
     request             the search request
     finished            whether search and confirmation have ended; otherwise the answer says "so
@@ -87,7 +89,7 @@ class ReportContent:
 def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
     """Compute the content of a study's report.
 
-    data   the data set, for pictures; None where its place is not known
+    data   the data set, for pictures and the table of the data; None where its place is not known
 
     Without a complete trial the answer says that there is none. Raises StorageError if the ledger
     does not answer.
@@ -115,7 +117,7 @@ def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
         importances=evidence.importances,
         smallest_difference=evidence.smallest_difference,
         classes=evidence.classes,
-        tables=tables_of(evidence),
+        tables=(*tables_of(evidence), *data_table(data, evidence)),
         best=evidence.best,
         limits=evidence.limits,
         provenance=provenance_of(evidence),

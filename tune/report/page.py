@@ -1,12 +1,16 @@
 """The files of a report: its page, its tables and its figures.
 
 results/STUDY/report/
-    index.html               one page that needs no other file, no network and no script
+    index.html               one page that needs no other file and no network; it is whole without
+                             its script, which sorts tables
     tables/NAME.csv, .md     its tables; the main one also as main.tex
     figures/NAME.svg         its figures
     figures/NAME-1.png       its pictures
 """
 
+import base64
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +62,7 @@ class WrittenReport:
     tracker    name of the tracker, such as `MLflow`
     address    address of the page in the tracker; None if the tracker did not take it
     trouble    why the tracker did not take it, and the way out; None if it did
+    link       address of the trials in the tracker's pages; None if it has none, or did not answer
     """
 
     content: ReportContent
@@ -65,6 +70,7 @@ class WrittenReport:
     tracker: str
     address: str | None
     trouble: Trouble | None = None
+    link: str | None = None
 
 
 def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
@@ -77,11 +83,13 @@ def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
     content = content_of(study, data)
     page = write_report(content, figures_of(content))
     tracker = tracking_of(study.options)
+    tracked = TrackedStudy(study.name, study.ledger.identity)
     try:
-        address = tracker.show_report(TrackedStudy(study.name, study.ledger.identity), page.parent)
+        address = tracker.show_report(tracked, page.parent)
+        link = tracker.link_to(tracked)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
         return WrittenReport(content, page, tracker.name, None, trouble_told_by(tracker, error))
-    return WrittenReport(content, page, tracker.name, address)
+    return WrittenReport(content, page, tracker.name, address, link=link)
 
 
 def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
@@ -135,23 +143,46 @@ def write_report(
 def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file; texts such as names and reasons are escaped."""
     names = [name for section in sections for name in section.figures]
+    script = Path(__file__).with_name("page.js").read_text().strip()
     return filled(
         Path(__file__).with_name("page.html.jinja"),
+        lead_and_rest=lead_and_rest,
         content=content,
-        sections=sections,
+        top=[section for section in sections if section.name in _TOP],
+        sections=[section for section in sections if section.name not in _TOP],
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         numbers={name: number for number, name in enumerate(names, start=1)},
         nothing=NO_VALUE,
     )
 
 
+LEAD = 210
+"""Largest number of characters of the sentences that begin a caption and are always shown: two
+lines of a wide page. The first sentence is shown whatever its length; the others fold."""
+
+
+def lead_and_rest(caption: str) -> tuple[str, str]:
+    """The sentences of a caption that are always shown, and those that fold."""
+    first, *others = re.split(r"(?<=[.?!]) (?=[A-Z])", caption)
+    while others and len(first) + 1 + len(others[0]) <= LEAD:
+        first = f"{first} {others.pop(0)}"
+    return first, " ".join(others)
+
+
+_TOP = ("pictures", "chosen")
+"""The sections around the answer: pictures above it, the best settings below."""
 _SECTIONS = (
+    ("pictures", "Pictures", ()),
+    ("chosen", "The best settings", ("chosen",)),
     ("comparison", "The comparison", ("methods", "trials")),
+    ("history", "The search", ()),
+    ("confirmation", "Confirmation", ("confirmation",)),
     ("factors", "By factor", ("comparisons", "restarts", "freezing", "backbones")),
     ("settings", "Settings", ("effects",)),
-    ("training", "Training", ()),
-    ("pictures", "Pictures", ()),
-    ("confirmation", "Confirmation", ("confirmation",)),
     ("classes", "Classes", ("classes", "limits", "detections")),
+    ("training", "Training", ()),
+    ("data", "The data", ("data",)),
     ("stopped", "Stopped early", ("stopped",)),
     ("cost", "Cost", ("cost", "packing")),
     ("failures", "Failures", ("failures",)),

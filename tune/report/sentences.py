@@ -7,10 +7,10 @@ nothing else differs, and with one training each it is a difference of two train
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from core.config import Value
+from core.config import Value, setting_in_words
 from core.metric.ap50 import FEW_IMAGES
 from core.text import have, listed, many
-from core.values import as_duration, as_number, as_settings
+from core.values import as_duration, as_number, as_setting, as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import SAME_SETTINGS, MainRow
@@ -605,4 +605,5 @@ def _is(number: int) -> str:
 
 
 def _settings_in_words(settings: Mapping[str, Value]) -> str:
-    return as_settings(settings) or "all settings at their defaults"
+    words = [f"{setting_in_words(name)} {as_setting(value)}" for name, value in settings.items()]
+    return ", ".join(words) or "all settings at their defaults"

@@ -8,13 +8,15 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.config import Value
+from core.config import SETTINGS, Value, setting_in_words
 from core.dependence import effective_settings
+from core.values import as_setting
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import MainRow
 from tune.report.trial_scores import class_interval
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
+from tune.space.space import BY_REPEAT
 from tune.statistics.certainty import Interval
 from tune.statistics.further import ENOUGH_SEEDS, USUAL_SEED_SD
 from tune.stopping.hope import BEST_PLACES
@@ -36,6 +38,7 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
         *_factor_tables(evidence),
     ]
     others = [
+        _chosen_table,
         _comparisons_table,
         _further_table,
         _confirmation_table,
@@ -53,6 +56,50 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
         for table in (*found, *(make(evidence) for make in others))
         if table is not None and table.rows
     )
+
+
+def _chosen_table(evidence: Evidence) -> Table | None:
+    """The settings of the winner, or else of the best row, beside the defaults or the baseline."""
+    if evidence.nothing_learned or not evidence.rows:
+        return None
+    variants = bool(evidence.request.space.variants)
+    best = max(evidence.rows, key=lambda row: row.ap50) if variants else evidence.rows[0]
+    title, settings = _called(best.name), _trained_settings(evidence, best)
+    if evidence.choice is not None and evidence.confirmation is not None:
+        confirmed = next(
+            one for one in evidence.confirmation.candidates if one.name == evidence.choice.name
+        )
+        title, settings = _called(confirmed.name), confirmed.trial.settings
+    partner = next((row for row in evidence.rows if row.name == best.compared_with), None)
+    other, heading = (
+        (_trained_settings(evidence, partner), partner.name)
+        if variants and partner is not None
+        else (SETTINGS, "Default")
+    )
+    in_effect, of_other = effective_settings(settings), effective_settings(other)
+    names = (
+        [name for name in SETTINGS if in_effect.get(name) != of_other.get(name)]
+        if variants
+        else [one.name for one in evidence.request.space.parameters if one.name in in_effect]
+    )
+    columns = (
+        Column("setting", "Setting", Kind.SETTING), Column("best", title),
+        Column("other", heading),
+    )  # fmt: skip
+    rows = tuple(
+        (name, as_setting(settings[name]), as_setting(other[name]))
+        for name in names
+        if name not in BY_REPEAT
+    )
+    caption = (
+        "The settings in which the two differ." if variants else "The searched settings."
+    ) + " Below each plain name stands the name by which space files and --set know the setting."
+    return Table("chosen", "The best settings", caption, columns, rows)
+
+
+def _called(name: str) -> str:
+    """A row's name as the heading of a column: `Trial 3`, or a name that a user gave as it is."""
+    return f"{name[0].upper()}{name[1:]}" if name.startswith(("trial ", "candidate ")) else name
 
 
 def _methods_table(evidence: Evidence) -> Table:
@@ -264,7 +311,7 @@ def _why_candidates(expects: bool) -> str:
 
 def _effects_table(evidence: Evidence) -> Table:
     columns = (
-        Column("setting", "Setting"), Column("change", "Change"),
+        Column("setting", "Setting", Kind.SETTING), Column("change", "Change"),
         Column("effect", "Effect on AP50", Kind.DIFFERENCE), _P,
         Column("trials", "Trials", Kind.COUNT),
         Column("importance", "Importance (Optuna)", Kind.PERCENT), Column("estimated", "Estimated"),
@@ -556,10 +603,8 @@ def _setting_column(evidence: Evidence, name: str) -> Column:
     is_number = all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
-    return Column(
-        name, name.rpartition(".")[2].replace("_", " "), Kind.NUMBER if is_number else Kind.TEXT
-    )
+    return Column(name, setting_in_words(name), Kind.NUMBER if is_number else Kind.TEXT)
 
 
 def _setting_cell(value: Value | None) -> Cell:
-    return str(value).lower() if isinstance(value, bool) else value
+    return as_setting(value) if isinstance(value, bool) else value

@@ -10,9 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from core.data.split import group_names
 from core.errors import CheckpointError, DataError
-from core.metric.ap50 import FEW_IMAGES, MatchTable
+from core.metric.ap50 import FEW_IMAGES
 from core.metric.limits import ClassLimits
 from core.text import many
 from core.values import as_ap50
@@ -20,6 +19,7 @@ from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval, Scored, interval
 from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
+from tune.study.scores import scored_of
 
 _ROUNDING = 1e-9
 """Largest difference between the AP50s of ledger and match table that counts as rounding."""
@@ -81,7 +81,7 @@ def score_trial(
         return trial
     path = match_table_path(folder, best)
     try:
-        scored = _scored(record, path)
+        scored = scored_of(record, path)
     except CheckpointError:
         kind = "damaged" if path.exists() else "missing"
         return replace(
@@ -120,13 +120,6 @@ def score_trial(
     return replace(trial, interval=interval(scored), scored=scored)
 
 
-def _scored(record: TrialRecord, path: Path) -> Scored:
-    """The score of the match table at `path`. Raises CheckpointError and DataError."""
-    table = MatchTable.load(path)
-    units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
-    return Scored.of(table, int(record.settings["metric.max_dets"]), units)
-
-
 def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float:
     """The luck of the best epoch, by which its AP50 is too high on average.
 
@@ -137,7 +130,7 @@ def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float
         if epoch == best:
             continue
         path = match_table_path(folder, epoch)
-        other = _scored(record, path)
+        other = scored_of(record, path)
         same_images = (other.units, other.holds_UC.shape) == (scored.units, scored.holds_UC.shape)
         if not same_images or not abs(other.ap50 - record.curve[epoch - 1]) <= _ROUNDING:
             raise DataError(

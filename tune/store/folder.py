@@ -37,6 +37,11 @@ def match_table_path(trial: Path, epoch: int) -> Path:
     return trial / "matches" / f"epoch-{epoch:04d}.npz"
 
 
+def overlay_path(trial: Path) -> Path:
+    """The path of the picture of a trial's best epoch, in the trial's folder."""
+    return trial / "overlay.jpg"
+
+
 def prediction_table_path(trial: Path, predict: PredictConfig) -> Path:
     """The path of the match table for other settings of prediction, in a trial's folder."""
     return trial / "matches" / f"predict-{predict.key}.npz"

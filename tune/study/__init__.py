@@ -13,5 +13,6 @@ plan.py          a request checked against the data, the weights and the machine
 progress.py      the table, bars and lines that are shown while a command runs
 reading.py       reads a study from its folder and its ledger
 rebuild.py       writes MLflow anew from the ledger
+scores.py        how sure a trial's score is, from its match table
 trials.py        the inputs of a study's trials, and the object that builds trials in the workers
 """

@@ -64,6 +64,7 @@ from tune.study.going_on import refuse_other_facts, study_facts
 from tune.study.learned import nothing_learned
 from tune.study.plan import StudyPlan, tracked_study
 from tune.study.progress import Progress
+from tune.study.scores import interval_so_far
 from tune.study.trials import CoreTrials, TrialInputs, TrialMaker, weights_key
 from tune.tables import Origin, trials_csv
 from tune.tracking.thread import TrackingThread
@@ -441,6 +442,7 @@ def _run_phase(
             console,
             phase.name,
             lambda records: time_left(seconds_left(records), until()),
+            lambda record: interval_so_far(record, phase.folder_of(record.id)),
         ) as progress,
         _Conductor(plan, phase, progress, deadline, service) as conductor,
     ):

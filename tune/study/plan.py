@@ -314,4 +314,4 @@ def tracked_study(request: StudyRequest, ledger: str, fingerprint: str) -> Track
         "data_fingerprint": fingerprint,
         "planned_trials": str(request.planned_trials),
     }
-    return TrackedStudy(request.study, ledger, tags)
+    return TrackedStudy(request.study, ledger, tags, tuple(request.searched))

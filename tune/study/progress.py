@@ -1,25 +1,44 @@
 """The progress of a command: a live table or bar in a terminal, a line for each event elsewhere."""
 
+import itertools
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
 import rich.progress
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from core.config import Value
 from core.console import say
-from core.text import many, shown
-from core.values import as_ap50, as_duration, as_loss, as_seconds, as_settings
+from core.text import listed, many, shown
+from core.values import as_ap50, as_duration, as_loss, as_seconds, as_settings, as_tenths
 from tune.ledger.records import State, TrialRecord
+from tune.statistics.certainty import Interval
 
 LEFT_SECONDS = 1.0
 """Seconds for which an estimate of the time left is used again. An estimate reads all epochs of a
 study, and the trial that has just reported waits for it."""
+EPOCH_LINES = 10
+"""Largest number of lines on the epochs of one trial where the output is not a terminal, apart from
+that of its first epoch: a log of a long search stays readable."""
+CURVE = 16
+"""Largest number of signs of a curve; of a longer one neighbouring epochs share a sign."""
+_BARS = "▁▂▃▄▅▆▇█"
+STATES = (
+    (State.COMPLETE, "complete"),
+    (State.PRUNED, "stopped early"),
+    (State.FAIL, "failed"),
+    (State.RUNNING, "running"),
+)
+"""The states of trials with their words, in the order in which they are counted."""
 
 
 class Progress:
@@ -30,6 +49,8 @@ class Progress:
     phase      search or confirm
     left       returns the time left of the study in a few words, given the trials as they are now;
                None to say nothing. It is called at most once in LEFT_SECONDS
+    sure       returns the interval of a trial's AP50, None where it is not known. In a terminal it
+               is called once for each trial that is the best so far
     """
 
     def __init__(
@@ -38,16 +59,18 @@ class Progress:
         console: Console,
         phase: Literal["search", "confirm"] = "search",
         left: Callable[[Sequence[TrialRecord]], str | None] = lambda _: None,
+        sure: Callable[[TrialRecord], Interval | None] = lambda _: None,
     ) -> None:
         self._planned = planned
         self._console = console
         self._confirms = phase == "confirm"
-        self._find_left = left
+        self._find_left, self._find_interval = left, sure
+        self._best: tuple[int, Interval | None] | None = None
         self._left: str | None = None
         self._begin = self._left_until = time.monotonic()
         self._records: Sequence[TrialRecord] = ()
         self._live = Live(
-            console=console, refresh_per_second=2, get_renderable=self._table, transient=True
+            console=console, refresh_per_second=2, get_renderable=self.view, transient=True
         )
         self._shown: dict[int, TrialRecord] = {}
 
@@ -103,6 +126,8 @@ class Progress:
         if len(record.epochs) == len(before.epochs) and record.state is before.state:
             return None
         last = record.epochs[-1]
+        if record.state is State.RUNNING and not _has_a_line(record):
+            return None
         text = (
             f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss"
             f" {as_loss(last['losses']['loss'])}, AP50 {as_ap50(last['ap50'])},"
@@ -121,30 +146,65 @@ class Progress:
             return f"confirming {record.name}, seed {record.settings['seed']}{fold}"
         return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
 
-    def _table(self) -> Table:
-        """The live table: a row for each running trial; the title counts those that have ended."""
-        done = [record for record in self._records if record.state is not State.RUNNING]
+    def view(self) -> RenderableType:
+        """The live view: trials by state, the best one, a row for each running trial, the time."""
+        lines = [self._counts(), *self._best_so_far()]
         running = [record for record in self._records if record.state is State.RUNNING]
-        complete = [record for record in done if record.state is State.COMPLETE]
-        best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
+        shown_lines = (Text(shown(line), overflow="ellipsis", no_wrap=True) for line in lines)
+        table = [self._table(running)] if running else []
+        return Group(*shown_lines, *table, Text(self._time()))
+
+    def _counts(self) -> str:
+        """The numbers of trials by state, and of those that have not begun."""
+        counts = [
+            (sum(record.state is state for record in self._records), word) for state, word in STATES
+        ]
+        waiting = max(0, self._planned - len(self._records))
+        said = [f"{count} {word}" for count, word in (*counts, (waiting, "waiting")) if count]
         what = "confirming trial" if self._confirms else "trial"
-        title = f"{len(done)} of {many(self._planned, what)} done"
-        if best is not None and not self._confirms:
-            title += f", best AP50 {as_ap50(best.ap50)} (trial {best.id})"
-        table = Table(
-            title=title, caption=self._time(), title_justify="left", caption_justify="left"
-        )
-        for name in ("trial", "epoch", "AP50", "best", "what"):
-            table.add_column(name)
+        return f"{many(self._planned, what)}: {listed(said)}"
+
+    def _best_so_far(self) -> Sequence[str]:
+        """A line on the best complete trial with its interval; none in a confirmation."""
+        complete = [record for record in self._records if record.state is State.COMPLETE]
+        best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
+        if best is None or self._confirms:
+            return []
+        if self._best is None or self._best[0] != best.id:
+            self._best = best.id, self._find_interval(best)
+        sure = self._best[1]
+        between = "" if sure is None else f" ({as_ap50(sure.low, 2)} to {as_ap50(sure.high, 2)})"
+        what = best.name or as_settings(_short(best))
+        return [f"best so far: trial {best.id}, AP50 {as_ap50(best.ap50)}{between}: {what}"]
+
+    def _table(self, running: Sequence[TrialRecord]) -> Table:
+        """A row for each running trial; memory has a column where it is known."""
+        memory = any(record.epochs and _gib(record) for record in running)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for name in ("trial", "epoch", "AP50", "best", "curve", "an epoch"):
+            table.add_column(name, no_wrap=True, justify="left" if name == "curve" else "right")
+        if memory:
+            table.add_column("GPU memory", no_wrap=True, justify="right")
+        table.add_column("left", no_wrap=True, justify="right")
+        table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
         for record in running:
             curve = record.curve
-            short = {name.rpartition(".")[2]: value for name, value in record.searched.items()}
-            what = self._called(record) if self._confirms else record.name or as_settings(short)
+            what = (
+                self._called(record)
+                if self._confirms
+                else record.name or as_settings(_short(record))
+            )
+            pace = _epoch_seconds(record)
+            to_go = (record.planned_epochs - len(curve)) if record.settings else 0
             table.add_row(
                 str(record.id),
                 f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
                 as_ap50(curve[-1]) if curve else "",
                 as_ap50(record.ap50) if curve else "",
+                sparkline(curve),
+                as_seconds(pace) if pace is not None else "",
+                *([_gib(record) or ""] if memory else []),
+                as_duration(pace * to_go) if pace is not None else "",
                 Text(shown(what)),
             )
         return table
@@ -160,6 +220,43 @@ class Progress:
             self._left = self._find_left(self._records)
             self._left_until = time.monotonic() + LEFT_SECONDS
         return self._left
+
+
+def sparkline(curve: Sequence[float]) -> str:
+    """A curve as bars from 0 to its highest value, at most CURVE signs; each is the mean of its
+    epochs. Where all is 0 the bars are the lowest.
+    """
+    if not curve:
+        return ""
+    signs = min(CURVE, len(curve))
+    edges = [round(place * len(curve) / signs) for place in range(signs + 1)]
+    means = [statistics.fmean(curve[low:high]) for low, high in itertools.pairwise(edges)]
+    highest = max(means)
+    top = len(_BARS) - 1
+    return "".join(_BARS[round(top * mean / highest) if highest > 0 else 0] for mean in means)
+
+
+def _has_a_line(record: TrialRecord) -> bool:
+    """Whether the last epoch of a running trial is written to a log: see EPOCH_LINES."""
+    every = math.ceil(record.planned_epochs / EPOCH_LINES)
+    return len(record.epochs) == 1 or len(record.epochs) % every == 0
+
+
+def _short(record: TrialRecord) -> dict[str, Value]:
+    """The searched settings by the last parts of their names, which fit into a terminal."""
+    return {name.rpartition(".")[2]: value for name, value in record.searched.items()}
+
+
+def _epoch_seconds(record: TrialRecord) -> float | None:
+    """The median seconds of a trial's last epochs; None before its first."""
+    last = [float(epoch["seconds"]) for epoch in record.epochs[-5:]]
+    return statistics.median(last) if last else None
+
+
+def _gib(record: TrialRecord) -> str:
+    """The largest GPU memory of a trial's last epoch; empty where it is not measured."""
+    peak = record.epochs[-1].get("peak_memory_bytes") if record.epochs else None
+    return f"{as_tenths(peak / 2**30)} GiB" if peak else ""
 
 
 class Steps:

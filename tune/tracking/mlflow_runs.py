@@ -19,10 +19,12 @@ from mlflow.exceptions import MlflowException
 
 from core import faults
 from core.config import Value
+from core.values import as_setting
 from tune import database
 from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
-from tune.store.folder import match_table_path
+from tune.store.folder import match_table_path, overlay_path
+from tune.tracking import mlflow_view
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_errors import ExperimentDeletedError
 from tune.tracking.tracker import TrackedStudy, TrialsView
@@ -36,9 +38,13 @@ _OF_WHAT_IS_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 _STATUS = {
     State.RUNNING: "RUNNING",
     State.COMPLETE: "FINISHED",
-    State.PRUNED: "KILLED",
+    State.PRUNED: "FINISHED",
     State.FAIL: "FAILED",
 }
+"""MLflow's status of each state. MLflow shows KILLED as it shows a failure, and a trial that was
+stopped early has done all that it was to do: its name and its tag `state` say what happened."""
+_LONGEST_NAME = 70
+"""Largest number of characters of the settings in a run's name."""
 MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds",
     "evaluate_seconds", "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
@@ -124,6 +130,17 @@ class StudyRuns:
         """The study's run, which is made if it is missing."""
         return self.parent() or self.create(self._study.name, {"phase": "study"})
 
+    def describe(self) -> None:
+        """Say in the experiment's tags that it is training, and how its page looks when opened."""
+        tags = {
+            mlflow_view.KIND_TAG: mlflow_view.KIND,
+            mlflow_view.TAG: mlflow_view.view_of(self._study.searched),
+        }
+        there = self.client.get_experiment(self.experiment).tags
+        for name, value in tags.items():
+            if there.get(name) != value:
+                self.client.set_experiment_tag(self.experiment, name, value)
+
     def _find_experiment(self, destination: Destination) -> str:
         found = self.client.get_experiment_by_name(self._study.name)
         if found is not None:
@@ -191,10 +208,15 @@ class TrialRuns(TrialsView):
         self._phase, self._tags = phase, study.tags
         found = {run.data.tags["trial"]: run for run in self._all.search(phase=phase)}
         self._runs = {trial: run.info.run_id for trial, run in found.items()}
-        self._ended = {trial: run.info.status for trial, run in found.items() if run.info.end_time}
+        self._ended = {
+            trial: (run.info.status, run.data.tags.get("state"))
+            for trial, run in found.items()
+            if run.info.end_time
+        }
         self._written: dict[str, int] = {}
         self._nested_in = {trial: run.data.tags.get(PARENT) for trial, run in found.items()}
         self._find_parent()
+        self._all.describe()
 
     def _find_parent(self) -> None:
         """Find the study's run, or make a new one where there is none or it was deleted."""
@@ -249,7 +271,7 @@ class TrialRuns(TrialsView):
             self._go_on()
         if record.state is State.RUNNING and self._ended.pop(trial, None) is not None:
             # The trial was stopped early, and is continued.
-            self._client.update_run(run, status="RUNNING")
+            self._client.update_run(run, status="RUNNING", name=self._name(record))
             self._client.set_tag(run, "state", State.RUNNING)
         if trial not in self._written:
             self._all.log_params(run, record.settings)
@@ -277,8 +299,9 @@ class TrialRuns(TrialsView):
     def shown(self, record: TrialRecord) -> str | None:
         """The id of a trial's run, if it was whole before this view was opened; else None."""
         trial = str(record.id)
-        ended = (
-            record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
+        ended = record.state is not State.RUNNING and self._ended.get(trial) == (
+            _STATUS[record.state],
+            record.state.value,
         )
         return self._runs[trial] if ended else None
 
@@ -286,7 +309,17 @@ class TrialRuns(TrialsView):
         if self._phase == "confirm":
             fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
             return f"confirm {record.name}, seed {record.settings['seed']}{fold}"
-        return record.name or f"trial {record.id}"
+        ended_early = " (stopped early)" if record.state is State.PRUNED else ""
+        if record.name:
+            seed = record.settings.get("seed")
+            return f"{record.name}{'' if seed is None else f', seed {seed}'}{ended_early}"
+        settings = ", ".join(
+            f"{name.rpartition('.')[2]} {as_setting(value)}"
+            for name, value in record.searched.items()
+        )
+        if len(settings) > _LONGEST_NAME:
+            settings = f"{settings[: _LONGEST_NAME - 1]}…"
+        return f"trial {record.id}{ended_early}{f': {settings}' if settings else ''}"
 
     def close(self, ended: bool) -> None:
         """Set the study's run to FINISHED if the study has ended; else it stays RUNNING."""
@@ -316,10 +349,17 @@ class TrialRuns(TrialsView):
             run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()]
         )
         matches = match_table_path(folder, record.best_epoch or 0)
-        for file in (folder / "config.json", folder / "epochs.csv", matches):
+        if record.state is State.PRUNED:
+            self._client.update_run(run, name=self._name(record))
+        for file in (folder / "config.json", folder / "epochs.csv", matches, overlay_path(folder)):
             if file.exists():
                 self._client.log_artifact(run, str(file))
         self._client.set_terminated(run, _STATUS[record.state])
+
+
+def link_of_study(destination: Destination, study: TrackedStudy) -> str:
+    """The address of a study's runs in a browser, without secrets."""
+    return mlflow_view.address_of_runs(destination.uri, StudyRuns(destination, study).experiment)
 
 
 def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> str:

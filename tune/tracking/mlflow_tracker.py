@@ -34,6 +34,10 @@ class MLflow(Tracker):
         """The runs of a phase's trials, nested in the study's run."""
         return mlflow_runs.TrialRuns(self._destination, study, phase)
 
+    def link_to(self, study: TrackedStudy) -> str | None:
+        """The address of the study's runs, sorted by AP50, in MLflow's pages for training."""
+        return mlflow_runs.link_of_study(self._destination, study)
+
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
         """Show a report as artifacts of the study's run; returns the address of its page."""
         return mlflow_runs.show_report(self._destination, study, folder)

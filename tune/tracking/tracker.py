@@ -28,15 +28,17 @@ from tune.redaction import without_password
 class TrackedStudy:
     """A study as a tracker knows it.
 
-    name     name of the study
-    ledger   identity of the search's ledger: a study that was deleted and searched anew is another
-             study of the same name
-    tags     texts that describe the study, by name
+    name       name of the study
+    ledger     identity of the search's ledger: a study that was deleted and searched anew is
+               another study of the same name
+    tags       texts that describe the study, by name
+    searched   names of the searched settings
     """
 
     name: str
     ledger: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    searched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,13 @@ class Tracker(Protocol):
     def trials(self, study: TrackedStudy, phase: str) -> TrialsView:
         """Open the view of the trials of a phase, `search` or `confirm`."""
         ...
+
+    def link_to(self, study: TrackedStudy) -> str | None:  # noqa: ARG002  # a default
+        """The address of the study's trials in a browser, without secrets; None if there is none.
+
+        What `how_to_open` says comes first.
+        """
+        return None
 
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
         """Show the report in `folder`, index.html and the files beside it; returns its address."""

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from core import fitting
 from core.augmentations import AUGMENTATIONS
@@ -35,6 +36,7 @@ from core.prediction.detect import predict
 from core.training import checkpoint
 from core.training import trial as trainable
 from core.training.optim import Schedule
+from core.training.pictured import pictured_image
 from core.training.trial import EpochReport, Trial
 from tests.core.narrow import Stack, narrowed
 
@@ -235,6 +237,7 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
             f"best-{best:04d}.safetensors",
             "last.safetensors",
             *(f"matches/epoch-{number:04d}.npz" for number in range(1, epoch + 1)),
+            "overlay.jpg",
         ]
         tensors, state = checkpoint.load_checkpoint(parent / str(epoch) / "last.safetensors")
         assert state["best"] == {"epoch": best, "file": f"best-{best:04d}.safetensors"}
@@ -997,3 +1000,27 @@ def test_networks_norms_sizes_and_precisions_train_save_and_resume_together(
     found = kept.predict(image)
     np.testing.assert_array_equal(found.scores_N, expected.scores_N)
     np.testing.assert_array_equal(found.boxes_N4, expected.boxes_N4)
+
+
+def test_a_saved_trial_keeps_a_picture_of_its_best_epoch_and_draws_it_once(
+    tmp_path: Path,
+) -> None:
+    trial = trial_of(TINY)
+    trial.run_epoch()
+    trial.save(tmp_path)
+    drawn = tmp_path / "overlay.jpg"
+    with Image.open(drawn) as picture:
+        assert picture.format == "JPEG"
+        assert picture.size[0] > 2 * picture.size[1], "three panels side by side"
+    drawn.unlink()
+    trial.save(tmp_path)
+    assert not drawn.exists(), "no epoch since then was better"
+
+
+def test_the_pictured_image_is_the_one_of_median_crowding_and_never_a_huge_one() -> None:
+    samples = synthetic.make_cells(images=5, side=64).samples
+    place = pictured_image(samples)
+    assert place is not None
+    counts = sorted(len(sample.labels_N) for sample in samples)
+    assert len(samples[place].labels_N) == counts[2]
+    assert pictured_image(()) is None

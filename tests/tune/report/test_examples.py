@@ -98,8 +98,8 @@ def test_the_page_shows_annotations_and_predictions_of_validation_images(
         assert any(name in picture.alt for name in table.image_names)
     assert examples(found(folder, data)) == shown
     page = report.write_report(found(folder), figures_of(found(folder, data))).read_text()
-    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert embedded == [picture.base64 for picture in shown.pictures]
+    embedded = re.findall(r'src="(data:image/webp;base64,[^"]+)"', page)
+    assert embedded == [picture.uri for picture in shown.pictures]
     for number, picture in enumerate(shown.pictures, start=1):
         assert (
             folder.path / "report" / "figures" / f"examples-{number}.png"

@@ -12,14 +12,18 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
-from core.svg import DrawnFigure, colour
+from core.config import setting_in_words
+from core.svg import DrawnFigure, colour, draw_figure
 from tune.ledger.records import State
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
+from tune.report.figures.history import history
+from tune.report.figures.parallel import BEST_SHARE, MOST_AXES, parallel
 from tune.report.figures.scores import _scores_of
 from tune.report.figures.settings import _draw_setting
-from tune.statistics.certainty import Verdict
+from tune.statistics.certainty import Interval, Verdict
+from tune.statistics.choice import Choice
 from tune.stopping.hope import BEST_PLACES, NO_HOPE
 from tune.study.reading import read_study
 from tune.tables import Kind, cell_text
@@ -264,8 +268,57 @@ def test_a_figure_without_anything_to_show_is_absent(
         "ap50-curves",
         "loss-curves",
         "backbones",
+        "classes",
         "limits",
     }
     assert "confirmation" not in drawn["search"]
     nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None, limits=())
     assert figures(nothing) == {}
+
+
+def test_the_history_rises_and_shows_what_the_confirmation_said_where_there_is_one(
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
+) -> None:
+    search = found["search"]
+    shown = drawn["search"]["history"]
+    complete = [one for one in search.trials if one.record.state is State.COMPLETE]
+    assert "best so far" in texts(shown)
+    assert "on fresh seeds and splits" not in texts(shown)
+    curves = {"candidate 1": (0.1, 0.3), "candidate 2": (0.2,)}
+    choice = Choice("candidate 1", 2, 0.3, 0.02, Interval(0.28, 0.2, 0.3), curves)
+    numbers = {name: one.record.id for name, one in zip(curves, complete, strict=False)}
+    drawing = history(replace(search, choice=choice, candidates=numbers))
+    assert drawing is not None
+    confirmed = draw_figure("history", drawing)
+    assert "on fresh seeds and splits" in texts(confirmed)
+    assert "Squares: the same settings on fresh seeds" in confirmed.caption
+    assert "history" not in drawn["variants"]
+
+
+def test_parallel_coordinates_have_an_axis_for_each_setting_and_colour_the_best(
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
+) -> None:
+    search, shown = found["search"], drawn["search"]["parallel"]
+    complete = [one for one in search.trials if one.record.state is State.COMPLETE]
+    assert len(complete) >= 4
+    said = " ".join(texts(shown))
+    varying = [
+        one.name
+        for one in search.request.space.parameters
+        if len({trial.record.in_effect.get(one.name) for trial in complete} - {None}) > 1
+    ]
+    for name in varying[:MOST_AXES]:
+        assert setting_in_words(name).split()[0] in said
+    best = max(1, round(BEST_SHARE * len(complete)))
+    assert f"the best {best} of {len(complete)}" in shown.caption
+    assert parallel(replace(search, trials=tuple(complete[:3]))) is None
+
+
+def test_the_figure_of_classes_says_the_numbers_of_the_table_of_classes(
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
+) -> None:
+    for name in ("variants", "search"):
+        table = next(one for one in found[name].tables if one.name == "classes")
+        for row, cells in zip(table.rows, table.texts, strict=True):
+            assert f"{row[0]} ({row[1]} images)" in texts(drawn[name]["classes"])
+            assert cells[2].partition(" ")[0] in texts(drawn[name]["classes"])

@@ -2,7 +2,9 @@
 is the same again.
 """
 
+import base64
 import csv
+import hashlib
 import re
 import statistics
 import xml.etree.ElementTree as ET
@@ -14,7 +16,10 @@ import mlflow
 import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
+from core.config import SETTINGS, setting_in_words
 from core.errors import BadRequest
+from core.svg import DrawnFigure
+from core.values import as_setting
 from tests.tracking_database import provide
 from tune.ledger.ledger import open_ledger
 from tune.ledger.reading import read_ledger
@@ -101,7 +106,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" in self._open:
+        if {"style", "script"} & set(self._open):
             return
         self.words.append(data)
         if {"td", "th"} & set(self._open):
@@ -234,7 +239,6 @@ def test_the_page_stands_alone(studies: dict[str, StudyFolder], name: str) -> No
     folder = studies[name]
     page = Page(content(folder))
     assert not {tag for tag, _ in page.elements} & {
-        "script",
         "link",
         "iframe",
         "object",
@@ -250,6 +254,9 @@ def test_the_page_stands_alone(studies: dict[str, StudyFolder], name: str) -> No
     assert str(policy["content"]).startswith(
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     )
+    (script,) = re.findall(r"<script>(.*?)</script>", content(folder), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in str(policy["content"])
     assert not re.search(r"@import|url\((?!#)", content(folder))
     ids = [found["id"] for _, found in page.elements if "id" in found]
     assert len(set(ids)) == len(ids)
@@ -293,7 +300,8 @@ def test_a_hostile_name_or_reason_stays_text(studies: dict[str, StudyFolder]) ->
     assert HOSTILE in [row[0] for row in variants.tables["methods"]]
     assert REASON in Page(content(studies["search"])).tables["failures"][1]
     for folder in studies.values():
-        assert not re.search(r"<script|<img src=x", content(folder))
+        assert content(folder).count("<script") == 1, "the page's own"
+        assert "<img src=x" not in content(folder)
         for path in (folder.path / "report" / "figures").iterdir():
             assert not any(element.tag.endswith("script") for element in ET.parse(path).iter())
     names = ET.parse(studies["variants"].path / "report" / "figures" / "scores.svg")
@@ -394,3 +402,57 @@ def test_a_data_set_that_was_named_must_be_there(
     assert main(["--results", results, "--study", "search", "--data", str(tmp_path / "none")]) == 2
     with pytest.raises(BadRequest):
         read_study("nowhere", results)
+
+
+@both
+def test_of_a_caption_two_lines_are_shown_and_the_rest_folds(
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
+) -> None:
+    captions = [one.caption for one in findings[name].tables]
+    captions += [
+        one.caption for one in figures_of(findings[name]).values() if isinstance(one, DrawnFigure)
+    ]
+    for caption in captions:
+        lead, rest = report.lead_and_rest(caption)
+        assert f"{lead} {rest}".strip() == caption
+        assert len(lead) <= report.LEAD, lead
+    assert content(studies[name]).count("<summary>How to read it</summary>") >= 5
+
+
+@both
+def test_the_best_settings_stand_beside_their_counterpart_by_plain_names_and_keys(
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
+) -> None:
+    rows = table(studies[name], "chosen")
+    shown = Page(content(studies[name])).tables["chosen"]
+    assert [row[0] for row in shown[1:]] == [
+        f"{setting_in_words(row['setting'])} ({row['setting']})" for row in rows
+    ]
+    best = findings[name].best
+    assert best is not None
+    if name == "variants":
+        (elastic,) = rows
+        assert (elastic["setting"], elastic["best"], elastic["other"]) == (
+            "augment.elastic",
+            "on",
+            "off",
+        )
+    else:
+        assert {row["setting"] for row in rows} <= set(SEARCH["space"])
+        assert all(row["other"] == as_setting(SETTINGS[row["setting"]]) for row in rows)
+    words = " ".join("".join(Page(content(studies[name])).words).split())
+    assert words.index(findings[name].answer[0]) < words.index("The best settings")
+    assert words.index("The best settings") < words.index("What limits this")
+
+
+def test_cells_of_numbers_carry_the_value_by_which_they_sort(
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent]
+) -> None:
+    cells = re.findall(
+        r'<td data-label="([^"]*)"( data-value="[^"]*")?', content(studies["search"])
+    )
+    main = findings["search"].tables[0]
+    column = next(one for one in main.columns if one.name == "ap50_best")
+    values = [value for label, value in cells if label == column.title and value]
+    place = main.columns.index(column)
+    assert [float(one.split('"')[1]) for one in values] == [row[place] for row in main.rows]

@@ -168,7 +168,7 @@ def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlfl
         assert record.mlflow_run == shown.info.run_id
         assert (
             shown.info.status
-            == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[record.state]
+            == {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}[record.state]
         )
         curve = [point.value for point in client.get_metric_history(shown.info.run_id, "ap50")]
         assert record.curve == list(trial.intermediate_values.values()) == curve

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from tests.tracking_database import provide
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
+from tune.tracking import mlflow_view
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_errors import ExperimentDeletedError, trouble_of
 from tune.tracking.mlflow_models import show_retraining
@@ -144,7 +146,7 @@ def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_n
     shown = runs(destination)
     assert thread.new_names() == {int(trial): run.info.run_id for trial, run in shown.items()}
     assert (shown["1"].info.status, curve(destination, shown["1"])) == (
-        "KILLED",
+        "FINISHED",
         [(1, 0.1), (2, 0.2)],
     )
 
@@ -407,7 +409,7 @@ def test_a_trial_that_is_continued_runs_in_mlflow_by_its_status_and_by_its_tag(
     stopped = replace(record(0, State.PRUNED, reason="behind"), epochs=(epoch(1),))
     assert not show(destination, stopped).close(ended=False)
     ended = runs(destination)["0"]
-    assert (ended.info.status, ended.data.tags["state"]) == ("KILLED", "PRUNED")
+    assert (ended.info.status, ended.data.tags["state"]) == ("FINISHED", "PRUNED")
     thread = show(destination, replace(stopped, state=State.RUNNING, continued_after=1))
     while not thread.new_names():
         time.sleep(0.05)
@@ -757,3 +759,46 @@ def test_why_a_retraining_is_not_shown_is_one_line_without_a_password(
     assert re.search(reason, trouble.reason)
     assert "\n" not in trouble.reason
     assert "hidden" not in str(trouble)
+
+
+def test_runs_are_named_by_what_was_tried_and_say_if_they_were_stopped_early(
+    destination: Destination,
+) -> None:
+    params = {"optim.learning_rate": 0.1}
+    whole = replace(record(0), params=params)
+    stopped = replace(record(1, State.PRUNED), params=params)
+    repeat = replace(record(2, name="Elastic"), settings={"seed": 1, "optim.epochs": 2})
+    assert not show(destination, whole, stopped, repeat).close(ended=True)
+    assert {trial: run.info.run_name for trial, run in runs(destination).items()} == {
+        "0": "trial 0: learning_rate 0.1",
+        "1": "trial 1 (stopped early): learning_rate 1.1",
+        "2": "Elastic, seed 1",
+    }
+    goes_on = replace(stopped, state=State.RUNNING, continued_after=1)
+    show(destination, goes_on).close(ended=False)
+    assert runs(destination)["1"].info.run_name == "trial 1: learning_rate 1.1"
+
+
+def test_the_experiment_keeps_a_view_of_its_searched_settings_and_the_link_names_it(
+    destination: Destination,
+) -> None:
+    tracker = MLflow(destination.uri, destination.artifacts.parent)
+    searched = ("optim.learning_rate", "model.backbone")
+    study = TrackedStudy("view", "one", searched=searched)
+    tracker.trials(study, "search").close(ended=True)
+    client = mlflow.MlflowClient(destination.uri)
+    experiment = client.get_experiment_by_name("view")
+    view = json.loads(experiment.tags[mlflow_view.TAG])
+    assert view["orderByKey"] == "metrics.`best_ap50`"
+    assert view["orderByAsc"] is False
+    assert {f"params.`{name}`" for name in searched} <= set(view["selectedColumns"])
+    assert view["compareRunCharts"][0]["metricKey"] == "ap50"
+    link = tracker.link_to(study)
+    assert link == (
+        f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
+        f"?workflowType=machine_learning&viewStateShareKey={mlflow_view.KEY}"
+    )
+    hidden = mlflow_view.address_of_runs("https://user:secret@host:1234/", "7")
+    assert hidden.startswith("https://")
+    assert "secret" not in hidden
+    assert hidden.endswith(f"host:1234/#/experiments/7/runs{link[link.index('?') :]}")

@@ -25,7 +25,7 @@ from tune.report.figures.figure import Absence, Pictures, PngPicture
 from tune.store.folder import match_table_path
 from tune.tables import Kind, cell_text
 
-PANEL = 560
+PANEL = 420
 """Longest side of a panel, in pixels; a picture has three panels side by side."""
 LARGE_IMAGE_PIXELS = 2_000_000
 """Number of pixels above which an image is left out, unless all are larger: a report should be

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from core.config import Value
+from core.config import Value, setting_in_words
 from core.dependence import effective_settings
 from core.svg import Drawing, colour, plain
 from core.values import as_setting, as_tick
@@ -31,7 +31,7 @@ def effects(content: ReportContent) -> Drawing | None:
     marks = []
     for effect in content.effects:
         sure = effect.is_clear
-        label = plain(f"{effect.setting.rpartition('.')[2]}: {effect.change}", 40)
+        label = plain(f"{setting_in_words(effect.setting)}: {effect.change}", 44)
         note = cell_text(effect.estimate, Kind.DIFFERENCE)
         shade = "blue" if sure else "muted"
         marks.append(
@@ -94,7 +94,9 @@ def hyperparameters(content: ReportContent) -> Drawing | None:
     if content.importances:
         caption += " The most important setting, by Optuna's estimate, comes first."
     if left_out:
-        caption += f" Not shown: {', '.join(parameter.name for parameter in left_out)}."
+        caption += (
+            f" Not shown: {', '.join(setting_in_words(parameter.name) for parameter in left_out)}."
+        )
 
     def draw(canvas: Canvas, wide: bool) -> None:
         columns = min(3 if wide else 1, len(parameters))
@@ -174,4 +176,4 @@ def _draw_setting(
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: as_tick(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(plain(name, 34), loc="left")
+    axes.set_title(plain(setting_in_words(name), 34), loc="left")
