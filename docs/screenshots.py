@@ -9,16 +9,10 @@ It needs Chromium, and a study in `results/` (or `--results DIR`) with its repor
 """
 
 import argparse
-import contextlib
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +20,7 @@ import mlflow  # noqa: TID251  # to find the best run's page
 from rich.console import Console
 
 from core.values import as_duration
-from tests.browser import Browser, Tab, opened
+from tests.browser import Browser, Tab, dashboard, mlflow_server, opened
 from tune.ledger.records import State
 from tune.study.plan import tracking_of
 from tune.study.progress import Progress
@@ -36,8 +30,6 @@ from tune.tracking.mlflow_view import UI
 from tune.tracking.tracker import TrackedStudy
 
 DESK, PHONE = 1280, 390
-# Loopback is reached directly, whatever proxy the environment names.
-open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,49 +119,6 @@ def take_dashboard(browser: Browser, folder: Path, address: str) -> None:
     tab.wait("document.body.innerText.includes('AP50')", 90)
     time.sleep(4)
     tab.screenshot(folder / "optuna-dashboard.png", whole=False)
-
-
-@contextlib.contextmanager
-def served(command: Sequence[str], path: str) -> Iterator[str]:
-    """The address of a server that runs for the time of a block, as soon as `path` answers.
-
-    command   starts it; the number of its port is appended
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen(
-        [*command, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as server:
-        try:
-            until = time.monotonic() + 180
-            while True:
-                try:
-                    open_url(f"http://127.0.0.1:{port}{path}", timeout=10).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < until, f"{command[0]} did not start"
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-
-
-def mlflow_server(results: Path) -> contextlib.AbstractContextManager[str]:
-    """MLflow's pages of the studies in a folder."""
-    program = str(Path(sys.executable).with_name("mlflow"))
-    uri = f"sqlite:///{results / 'mlflow.db'}"
-    command = [program, "ui", "--backend-store-uri", uri, "--workers", "1", "--port"]
-    return served(command, "/health")
-
-
-def dashboard(storage: str) -> contextlib.AbstractContextManager[str]:
-    """The pages of optuna-dashboard for a ledger."""
-    program = str(Path(sys.executable).with_name("optuna-dashboard"))
-    return served([program, storage, "--host", "127.0.0.1", "--port"], "/dashboard/")
 
 
 if __name__ == "__main__":

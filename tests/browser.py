@@ -11,11 +11,14 @@ import json
 import os
 import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -198,3 +201,50 @@ def opened() -> Iterator[Browser]:
         Browser(Path(profile)) as browser,
     ):
         yield browser
+
+
+# Loopback is reached directly, whatever proxy the environment names.
+_open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+@contextlib.contextmanager
+def served(command: Sequence[str], path: str) -> Iterator[str]:
+    """The address of a server that runs for the time of a block, as soon as `path` answers.
+
+    command   starts it; the number of its port is appended
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen(
+        [*command, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            until = time.monotonic() + 180
+            while True:
+                try:
+                    _open_url(f"http://127.0.0.1:{port}{path}", timeout=10).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < until, f"{command[0]} did not start"
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def mlflow_server(results: Path) -> contextlib.AbstractContextManager[str]:
+    """MLflow's pages of the studies in a folder."""
+    program = str(Path(sys.executable).with_name("mlflow"))
+    uri = f"sqlite:///{results / 'mlflow.db'}"
+    command = [program, "ui", "--backend-store-uri", uri, "--workers", "1", "--port"]
+    return served(command, "/health")
+
+
+def dashboard(storage: str) -> contextlib.AbstractContextManager[str]:
+    """The pages of optuna-dashboard for a ledger."""
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    return served([program, storage, "--host", "127.0.0.1", "--port"], "/dashboard/")
