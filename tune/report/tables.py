@@ -78,7 +78,7 @@ def _chosen_table(evidence: Evidence) -> Table | None:
     )
     in_effect, of_other = effective_settings(settings), effective_settings(other)
     names = (
-        [name for name in SETTINGS if in_effect.get(name) != of_other.get(name)]
+        [one for one in evidence.request.searched if in_effect.get(one) != of_other.get(one)]
         if variants
         else [one.name for one in evidence.request.space.parameters if one.name in in_effect]
     )
