@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import DataConfig, TrialConfig
+from core.config import AUTO, DataConfig, TrialConfig
 from core.data import Dataset, Inspection, Problem, inspect_data
 from core.data.dataset import by_cause, examples_of
 from core.data.looks import Looks
@@ -18,7 +18,7 @@ from core.doctor.repairs import Mended, in_the_way, mended
 from core.errors import DataError
 from core.fitting import Circumstances, fitted_share, recommended
 from core.metric.ap50 import FEW_IMAGES
-from core.prediction.advice import advice
+from core.prediction.advice import advice, caps_to_raise, sizes_to_fit
 from core.text import many, shown
 from core.values import as_percent, as_setting
 
@@ -99,12 +99,13 @@ def diagnose(where: str, config: TrialConfig, given: Sequence[str] = ()) -> Diag
         lines += _content(dataset, where, shapes)
         lines += _listed("Recommended; `--set NAME=auto` takes the value:", recommended)
         lines += _fitted(data, config)
-        lines += _listed("Unusual, and accepted:", notes)
+        lines += _listed("Worth a look; a search starts all the same:", notes)
         lines += [""]
     headline, causes = _headline(problems), tuple(_causes(problems))
     ways_out = tuple(_ways_out(problems, inspection))
     mend = mended(inspection, where)
-    following = _following(where, given, inspection, not problems, mend)
+    suited = [f"{name}=auto" for name in _unsuited(data, config)] if data is not None else []
+    following = _following(where, [*given, *suited], inspection, not problems, mend)
     lines += [headline, *(f"  {cause}" for cause in causes), *ways_out]
     if mend is not None:
         lines += _listed(
@@ -302,6 +303,15 @@ def _ways_out(problems: Sequence[Problem], inspection: Inspection) -> Iterator[s
         yield "The numbers above leave out what could not be read."
 
 
+def _unsuited(data: Measurement, config: TrialConfig) -> list[str]:
+    """The settings with which a search on these data would lose instances without need."""
+    sizes = sizes_to_fit(data, config)
+    if sizes:  # caps depend on the tiles that these make
+        better = config.changed(dict.fromkeys(sizes, AUTO)).resolved(Circumstances(data=data))
+        return [*sizes, *caps_to_raise(data, better)]
+    return caps_to_raise(data, config)
+
+
 def _following(
     where: str,
     given: Sequence[str],
@@ -311,7 +321,7 @@ def _following(
 ) -> str:
     """The next command to type.
 
-    given   the settings of `--set`
+    given   the settings of `--set`, and those that suit the data better
     """
     settings = [word for one in given for word in ("--set", one)]
     if usable:

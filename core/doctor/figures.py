@@ -94,7 +94,7 @@ def crowds(counts_I: NDArray[np.int64], most_of_a_class: int, config: TrialConfi
 
     def draw(canvas: Canvas, wide: bool) -> None:
         axes = canvas.subplots()
-        axes.stairs(descending, np.arange(len(descending) + 1), fill=True, color=colour("blue"))
+        axes.stairs(descending, np.arange(len(descending) + 1), fill=True, color=colour("backdrop"))
         for name, cap in drawn.items():
             axes.axhline(cap, color=colour("vermillion"), linewidth=1.4, linestyle=(0, (4, 3)))
             axes.annotate(

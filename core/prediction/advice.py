@@ -69,15 +69,38 @@ def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
     )
     better, _ = recommended(data, config)
     then, settings = fitted_share(data, better), better.settings()
-    if then < now + WORTH_SAYING:
+    changed = {name: settings[name] for name in sizes_to_fit(data, config)}
+    if not changed:
         return
-    changed = {name: settings[name] for name in SIZES if settings[name] != config.settings()[name]}
     yield (
         f"some anchor fits {as_percent(now)} of the instances (IoU 0.5 or more), and the network"
         f" sees the median cell at {round(seen_cell(data, config))} pixels; with"
         f" `{' '.join(f'--set {name}=auto' for name in changed)}` some anchor fits"
         f" {as_percent(then)} ({as_settings(changed)})"
     )
+
+
+def sizes_to_fit(data: Measurement, config: TrialConfig) -> list[str]:
+    """The settings of SIZES that should be `auto`: with them clearly more instances fit.
+
+    Empty where the settings given fit nearly as well.
+    """
+    better, _ = recommended(data, config)
+    if fitted_share(data, better) < fitted_share(data, config) + WORTH_SAYING:
+        return []
+    then, now = better.settings(), config.settings()
+    return [name for name in SIZES if then[name] != now[name]]
+
+
+def caps_to_raise(data: Measurement, config: TrialConfig) -> list[str]:
+    """The caps that leave no room for the instances of the most crowded image, crop or tile."""
+    tile = config.predict.tile or config.data.crop
+    caps = {
+        "model.proposals_train": (config.model.proposals_train, config.data.crop),
+        "model.proposals_test": (config.model.proposals_test, tile),
+        "predict.max_detections": (config.predict.max_detections, tile),
+    }
+    return [name for name, (cap, side) in caps.items() if data.crowded_in(side) > cap]
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:

@@ -87,6 +87,21 @@ def test_a_usable_data_set_is_described_and_ends_with_0(
     )
 
 
+def test_the_next_command_sets_what_the_data_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """450 cells are more than a model may find by default."""
+    write_hw3(assemble("x", DATA.classes, [square("a", [1] * 450), square("b", [1] * 9)]), tmp_path)
+    _, out = report(tmp_path, capsys)
+    following = out.splitlines()[-2]
+    assert "--set predict.max_detections=auto" in following
+    settings = following.split("--data ")[1].split()[1:-1]
+    assert main([str(tmp_path), *settings]) == 0
+    again = capsys.readouterr().out
+    assert again.splitlines()[-2] == following, "with these settings nothing is left to be set"
+    assert "can never be found" not in again
+
+
 def test_all_problems_are_listed_at_once_and_it_ends_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +138,7 @@ def test_unusual_things_are_noted_and_accepted(
     status, out = report(
         tmp_path, capsys, assemble("cells", DATA.classes, [crowded, negative, twin])
     )
-    notes = out[out.index("Unusual, and accepted:") :]
+    notes = out[out.index("Worth a look;") :]
     assert status == 0
     assert "1 image without instances, taken as true negatives: negative" in notes
     assert "1 image holds more than 100 instances of a class" in notes
@@ -346,7 +361,7 @@ def test_where_no_instance_is_left_only_the_cause_is_said(
     status, out = report(folder, capsys)
     assert status == 2
     assert told in out
-    assert "Unusual" not in out
+    assert "Worth a look" not in out
 
 
 def test_more_cells_than_are_predicted_are_counted(
