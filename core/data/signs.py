@@ -48,9 +48,24 @@ SIGNS: tuple[Sign, ...] = (
         "put the image NAME.png beside its mask NAME_masks.png, and name their folder",
     ),
     Sign(
+        (r"(valid|test)/_annotations\.coco\.json",),
+        "a part of a Roboflow export without its training images",
+        "name the folder that holds train/ beside it",
+    ),
+    Sign(
+        (r"(.*/)?labels/(.*/)?[^/]+\.txt",),
+        "labels of YOLO without the file that names their classes",
+        "put data.yaml beside images/ and labels/, with the classes as names: [NAME, ...]",
+    ),
+    Sign(
         (rf"(.*/)?SegmentationObject/{_PICTURE}",),
         "a Pascal VOC export",
         "export as COCO 1.0 instead (CVAT offers it), and name the folder that holds its JSON file",
+    ),
+    Sign(
+        (r"(.*/)?[^/]+\.xml",),
+        "XML of neither ImageScope nor CVAT; Pascal VOC, for one, has boxes only",
+        "export outlines, as COCO or CVAT for images",
     ),
     Sign(
         (r"(.*/)?[^/]+\.mat",),

@@ -870,9 +870,9 @@ def test_a_validation_file_that_is_not_read_is_noted(tmp_path: Path) -> None:
 
 
 def test_an_unknown_folder_is_answered_with_what_was_seen(tmp_path: Path) -> None:
-    (tmp_path / "labels").mkdir()
+    (tmp_path / "words").mkdir()
     for number in range(3):
-        (tmp_path / "labels" / f"{number}.txt").write_text("")
+        (tmp_path / "words" / f"{number}.txt").write_text("")
     (tmp_path / "setup.yaml").write_text("")
     assert "holds no annotated image (seen: 3 .txt and 1 .yaml); put one folder" in refusal(
         tmp_path

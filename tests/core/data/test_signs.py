@@ -11,6 +11,9 @@ from core.data.signs import MOST_FILES, SIGNS, Sign, seen_in
 SHOWING = {
     "images and masks in folders": ("images/a.png", "masks/b.png"),
     "masks whose images are not": ("cells/a_masks.png",),
+    "a part of a Roboflow export": ("valid/_annotations.coco.json",),
+    "labels of YOLO": ("labels/train/a.txt",),
+    "XML of neither": ("Annotations/a.xml",),
     "a Pascal VOC export": ("SegmentationObject/a.png",),
     "MATLAB files": ("Labels/train_1.mat",),
     "outlines of ImageJ": ("RoiSet.zip",),
