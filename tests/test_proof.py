@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.proof import example, plan, short, state
-from benchmarks.proof.__main__ import main
+from benchmarks.proof.__main__ import build_parser, main
 from benchmarks.proof.clock import Clock, run_child
 from benchmarks.proof.plan import Pilot, Weights
 from benchmarks.proof.published import PUBLISHED, TABLES
@@ -326,6 +326,36 @@ def test_a_wrong_request_ends_in_one_sentence(
     said = capfd.readouterr().err
     assert told in said
     assert len(said.splitlines()) == 1
+
+
+def test_the_example_says_in_its_first_lines_whether_it_is_of_the_short_form() -> None:
+    folder = ROOT / "docs/example"
+    facts = json.loads((folder / "proof.json").read_text())
+    pages = {name: (folder / name).read_text() for name in ("README.md", "first_screen.md")}
+    for page in pages.values():
+        first = " ".join(page.splitlines()[:3])
+        assert ("short form" in first) == facts["short"]
+    assert facts["commit"] in pages["README.md"]
+    assert facts["machine"] in pages["README.md"]
+
+
+def test_readme_has_the_example_s_summary_and_its_command_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    part = readme.partition(example.BEGIN)[2].partition(example.END)[0]
+    assert part.strip() == (ROOT / "docs/example/first_screen.md").read_text().strip()
+    for name in re.findall(r"\((docs/example/[\w.]+)\)", part):
+        assert (ROOT / name).is_file()
+    assert build_parser().parse_args(example.REAL_COMMAND.split()[3:]).publish
+
+
+def test_the_example_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
+    for path in (ROOT / "docs/example").iterdir():
+        content = path.read_bytes()
+        assert len(content) <= example.MOST_PAGE_BYTES, path
+        for place in (rb"/home/", rb"/root/", rb"/tmp/", rb"/work/"):
+            assert place not in content, path
+    pictures = [ROOT / "docs/example" / name for name in ("report.svg", example.PICTURE)]
+    assert sum(path.stat().st_size for path in pictures if path.exists()) < 400_000
 
 
 def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None) -> None:

@@ -16,7 +16,7 @@ Epochs and trials are chosen once, from a rate that a pilot of one epoch measure
 RESULTS/proof.json. With `--minutes` the command ends by itself in time, and says what is left.
 RESULTS/carried.tar.gz then holds all that a continuation on another machine needs: put it alone
 into an empty folder and give that as `--results`. `--publish` also writes docs/example and README's
-part about it.
+part about it; `--pages` writes the pages of what there is, and runs nothing.
 
 DIR is CoNSeP in HW3 layout, or holds an `unpack.py` that writes it. FILE holds a ResNet-50's
 ImageNet weights; other backbones, and COCO's weights, are taken where `model.weights` finds them,
@@ -26,6 +26,7 @@ and rows without weights are left out and named.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the proof, or continue it; returns 0 also if its time was up before the end."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parsed = build_parser().parse_args(given)
+    given_to_run = [one for one in given if one != "--pages"]
     if parsed.minutes is not None and parsed.minutes < LEAST_MINUTES:
         raise BadRequest(f"--minutes must be at least {LEAST_MINUTES:g}, and is {parsed.minutes:g}")
     clock = Clock(parsed.minutes)  # which runs while the libraries are imported
@@ -60,10 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data_folder(parsed.data, results, parsed.short),
             weights_folder(parsed.weights, results, parsed.stride_in_1x1),
             clock,
-            shlex.join(["python", "-m", "benchmarks.proof", *given]),
+            shlex.join(["python", "-m", "benchmarks.proof", *given_to_run]),
             say,
         )
-        left = run_stages(proof)
+        if parsed.pages:
+            example.write_example(proof, results / "example")
+        left = [] if parsed.pages else run_stages(proof)
         if left:
             say("\nTime is up. Left: " + "; ".join(stage.left() for stage in left) + ".")
             path, size = pack(results)
@@ -96,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--results", type=Path, required=True, metavar="DIR", help="folder of everything")
     add("--minutes", type=float, metavar="M", help="end by then; the same command continues")
     add("--short", action="store_true", help="the short form, for a CPU")
+    add("--pages", action="store_true", help="write the pages of what there is; run nothing")
     add("--publish", action="store_true", help="write docs/example and README's part too")
     return parser
 
@@ -120,11 +125,12 @@ def weights_folder(file: Path, results: Path, stride_in_1x1: bool) -> "Weights":
     """The folder of the pretrained weights, in which the given file has torchvision's name."""
     from benchmarks.proof.plan import Weights, link_weights
     from core.config import ModelConfig
-    from core.network.weights import find_weights
+    from core.network.weights import FOLDER_VARIABLE, find_weights
 
     folder = results / "weights"
     declared = find_weights(ModelConfig(backbone="resnet50", weights=str(file)))
     link_weights(file, folder, stride_in_1x1 or (declared is not None and declared.stride_in_1x1))
+    os.environ[FOLDER_VARIABLE] = str(folder)  # for children, and for the reports' pictures
     return Weights(folder)
 
 

@@ -59,7 +59,7 @@ class Facts:
     submissions    the submission of each, by name: images, detections, bytes, SHA-256
     machine        the machine in words; several where the proof was carried
     seconds        seconds of all runs that were not killed
-    begun, ended   times of the first and the last run
+    left           what is left of the proof, in words; empty where it is finished
     """
 
     proof: "Proof"
@@ -69,6 +69,7 @@ class Facts:
     submissions: Mapping[str, Mapping[str, Any]]
     machine: str
     seconds: float
+    left: Sequence[str]
 
     @property
     def on_gpu(self) -> bool:
@@ -156,7 +157,8 @@ def _gather(proof: "Proof") -> Facts:
     contents, rates = {}, {}
     for name in (ROWS_STUDY, SEARCH_STUDY):
         study = proof.study(name)
-        assert study is not None
+        if study is None:
+            raise StudyError(f"{proof.results} has no study {name} yet; continue the proof first")
         page = study.folder.path / "report" / "index.html"
         if not page.exists() or any(study.folder.path.glob("trials/*/best-*.safetensors")):
             report(study, str(proof.data))
@@ -170,6 +172,7 @@ def _gather(proof: "Proof") -> Facts:
         proof, contents[ROWS_STUDY], contents[SEARCH_STUDY], rates,
         {name: _submission(proof.results / name / "best" / "submission.zip") for name in contents},
         "; then ".join(machines), proof.state.seconds,
+        [one.left() for one in proof.stages() if one.name != "pages" and not one.is_done()],
     )  # fmt: skip
 
 
@@ -197,6 +200,8 @@ def _parts(facts: Facts) -> Iterator[str]:
     yield "# The reference report's question, answered on real tissue"
     if state.short:
         yield _short_note()
+    if facts.left:
+        yield f"> **Not finished.** {_left(facts)} The same command continues."
     yield (
         "The rows of the reference report and a search of its questions, on CoNSeP, split by tile"
         f" ({many(len(state.runs), 'run')}, {as_duration(facts.seconds)} in all, begun"
@@ -232,6 +237,10 @@ def _parts(facts: Facts) -> Iterator[str]:
         chosen.append(f"- Of the rows, the short form trains {listed(short.SHORT_ROWS)} alone.")
     yield "## What was chosen, and what is missing\n\n" + "\n".join(chosen)
     yield "## What ran\n\n" + "\n".join(_runs(state.runs))
+
+
+def _left(facts: Facts) -> str:
+    return f"Left when this was written: {'; '.join(facts.left)}."
 
 
 def _short_note() -> str:
@@ -330,6 +339,8 @@ def first_screen(facts: Facts) -> str:
             f" submission: {as_duration(facts.seconds)} on {facts.machine}, by one command that can"
             " be stopped and continued anywhere:"
         )
+    if facts.left:
+        head = f"*Not finished.* {_left(facts)} {head}"
     rate = facts.rates[ROWS_STUDY]
     rows = [
         f"- {row.name}: AP50 {text['ap50']}"

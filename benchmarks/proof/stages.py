@@ -1,6 +1,5 @@
 """The stages of the proof, in their order. Each is done or not, and can be continued."""
 
-import os
 import shlex
 import shutil
 import sys
@@ -16,7 +15,6 @@ from benchmarks.proof.state import ProofState, commit, machine, now
 from benchmarks.proof.throughput import work_of
 from core.errors import CheckpointError, StudyError
 from core.files import read_json
-from core.network.weights import FOLDER_VARIABLE
 from core.text import many
 from tune.ledger.records import State, TrialRecord
 from tune.study.learned import nothing_learned
@@ -250,9 +248,8 @@ class Proof:
         self.state.runs.append(run)
         self.state.save()
         self.say(f"\n$ {run['command']}")
-        environment = {FOLDER_VARIABLE: str(self.weights.folder)}
         command = [sys.executable, "-m", *arguments]
-        ended: Ended = run_child(command, self.clock.for_work(), environment)
+        ended: Ended = run_child(command, self.clock.for_work(), {})
         run |= {
             "seconds": round(ended.seconds, 1),
             "status": ended.status,
@@ -268,7 +265,6 @@ class Proof:
 
 def run_stages(proof: Proof) -> list[Stage]:
     """Run all stages that are not done, while there is time; returns those that are left."""
-    os.environ[FOLDER_VARIABLE] = str(proof.weights.folder)
     stages = proof.stages()
     for place, stage in enumerate(stages):
         if not stage.is_done():
