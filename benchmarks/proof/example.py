@@ -43,6 +43,10 @@ FIGURES = ("differences", "scores", "ap50-curves", "loss-curves")
 """The report's figures of which the example shows the first that is there."""
 BEGIN, END = "<!-- proof: written by benchmarks.proof -->", "<!-- end of proof -->"
 """The lines of README between which its part about the proof stands."""
+FIRST = "What ran first stands: nothing was repeated or chosen by hand."
+SHORT_FIRST = "Earlier short runs with other settings learned less (results/LOG.md)."
+"""The sentence on earlier runs: of the whole form, and of the short one, whose settings were tried.
+"""
 REAL_COMMAND = (
     ".venv/bin/python -m benchmarks.proof --data ../shared/data/consep --weights"
     " weights/resnet50.pth --results results/proof --publish"
@@ -205,7 +209,7 @@ def _parts(facts: Facts) -> Iterator[str]:
     yield (
         "The rows of the reference report and a search of its questions, on CoNSeP, split by tile"
         f" ({many(len(state.runs), 'run')}, {as_duration(facts.seconds)} in all, begun"
-        f" {facts.begun}). What ran first stands: nothing was repeated or chosen by hand.\n\n"
+        f" {facts.begun}). {SHORT_FIRST if state.short else FIRST}\n\n"
         f"    {facts.proof.command}\n\n"
         f"Machine: {facts.machine}. Commit: {facts.commit or 'unknown'}. n is"
         f" {many(len(facts.rows.trials), 'training')} of {many(len(facts.rows.rows), 'row')}, and"
