@@ -522,7 +522,7 @@ def test_an_image_that_cannot_be_read_costs_itself_and_the_others_are_written(
 def test_an_image_that_a_header_refuses_is_named_before_the_first_is_predicted(
     model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(cells / "b.png", "16 bits")
+    spoil(cells / "b.png", "header")
     order = io.StringIO()
     monkeypatch.setattr(sys, "stdout", order)
     monkeypatch.setattr(sys, "stderr", order)
