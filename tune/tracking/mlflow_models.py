@@ -36,7 +36,7 @@ ALIAS = "best"
 
 MODEL_NEEDS = (
     "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml",
-    "safetensors", "scipy", "tifffile", "torch", "torchvision",
+    "rich", "safetensors", "scipy", "tifffile", "torch", "torchvision",
 )  # fmt: skip
 """Packages that a registered model needs beside MLflow and this project."""
 
