@@ -245,6 +245,9 @@ def _card(dataset: Dataset, marks: Marks, cell: float) -> Captioned:
     order = [first, *(row for row in range(len(areas_K)) if row != first)]
     places = [_place(dataset, sample, marks, row) for row in order[:MOST_PLACES]]
     more = len(order) - len(places)
+    # Made-up ids are pieces all over the image, whose boxes would hide it.
+    boxes = marks.boxes_K4[order[:MOST_PLACES]].tolist() if marks.kind != "made up" else []
+    framed = [(left, top, right, bottom) for left, top, right, bottom in boxes]
     kind = KINDS[marks.kind]
     count = many(len(order), "instance")
     return Captioned(
@@ -254,13 +257,13 @@ def _card(dataset: Dataset, marks: Marks, cell: float) -> Captioned:
             cell,
             CARD_BYTES,
             window,
-            [(x0, y0, x1, y1) for x0, y0, x1, y1 in marks.boxes_K4.tolist()],
+            framed,
         ),
         f"{shown(sample.name)} around {places[0]}, with the outlines of its annotations",
         shown(sample.name),
         (
             f"{count}: {kind.sign}",
-            f"In the frame: {places[0]}."
+            f"{'In the frame' if framed else 'One of them'}: {places[0]}."
             + (f" Also {listed(places[1:] + [f'{more:,} more'] * bool(more))}." * (len(order) > 1)),
             f"{kind.remedy[0].upper()}{kind.remedy[1:]}.",
         ),
