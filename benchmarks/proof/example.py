@@ -121,7 +121,7 @@ def write_example(proof: "Proof", folder: Path) -> None:
         shown = next((one for one in FIGURES if (figures / f"{one}.svg").exists()), None)
         if shown is not None:
             shutil.copyfile(figures / f"{shown}.svg", written / "report.svg")
-        if (proof.results / PICTURE).exists():
+        if (proof.results / PICTURE).exists() and not facts.search.nothing_learned:
             shutil.copyfile(proof.results / PICTURE, written / PICTURE)
         (written / "README.md").write_text(page_text(facts))
         (written / "first_screen.md").write_text(first_screen(facts))
@@ -379,7 +379,8 @@ def first_screen(facts: Facts) -> str:
             ("report.svg", "A figure from the report of the rows"),
             (PICTURE, "Tissue, its annotated cells, and the winner's predictions"),
         )
-        if name != PICTURE or (facts.proof.results / PICTURE).exists()
+        if name != PICTURE
+        or ((facts.proof.results / PICTURE).exists() and not facts.search.nothing_learned)
     ]
     return (
         "\n\n".join(
