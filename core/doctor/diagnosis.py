@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -329,7 +330,9 @@ def _following(
         return shlex.join(["python", "-m", *words, *settings, "--dry-run"])
     check = ["python", "-m", "core.check", where]
     if mend is not None and mend.repairs and not in_the_way(inspection):
-        return shlex.join([*check, *settings, "--fix", f"{where.rstrip('/')}-repaired"])
+        # Beside the data set, also where that is named `.` or `..`.
+        named = where.rstrip("/") if Path(where).name not in ("", "..") else Path(where).resolve()
+        return shlex.join([*check, *settings, "--fix", f"{named}-repaired"])
     if inspection.single and len(inspection.single) == len(inspection.problems):
         settings += ["--set", "data.skip_bad=true"]
     return shlex.join([*check, *settings])

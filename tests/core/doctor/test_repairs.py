@@ -242,6 +242,22 @@ def test_a_copy_goes_to_a_new_or_an_empty_folder_outside(
     assert (tmp_path / "full/thesis.txt").read_text() == (tmp_path / "a file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("named", ["from", "from/", "."])
+def test_the_next_command_names_a_copy_that_may_be_written(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+) -> None:
+    coco(tmp_path / "from", slipped(), empty=1)
+    monkeypatch.chdir(tmp_path / "from" if named == "." else tmp_path)
+    assert main([named, "--no-page"]) == 2
+    following = capsys.readouterr().out.splitlines()[-1].partition("core.check ")[2]
+    main([*following.split(), "--no-page"])
+    assert "Repaired copy" in capsys.readouterr().out
+    assert (tmp_path / "from-repaired" / LIST).is_file()
+
+
 def test_nothing_to_repair_gives_no_copy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
