@@ -23,7 +23,7 @@ SIDE = 128
 """Side of these images, in pixels: windows from the middle of the crops."""
 SHORT_ROWS = ("Res50", "Partial")
 """The rows of the reference report that the short form trains."""
-EPOCHS = 4
+EPOCHS = 6
 """Epochs of each training."""
 TRIALS, TOP, FRESH_SEEDS = 3, 2, 2
 """Trials of the search; candidates of its confirmation, and the fresh seeds of each."""
@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, Value] = {
 ROW_SETTINGS: Mapping[str, Value] = {"model.detector": "fpn", "optim.learning_rate": 3e-4}
 """Settings of the rows besides: so few steps teach the report's detector nothing, whose norm learns
 from each batch, nor any detector at the report's learning rate."""
-LEARNING_RATES: Mapping[str, Value] = {"low": 1e-4, "high": 4e-4, "log": True}
+LEARNING_RATES: Mapping[str, Value] = {"low": 3e-4, "high": 6e-4, "log": True}
 """Learning rates of the search."""
 
 IN_WORDS = (
