@@ -195,7 +195,7 @@ def search_document(weights: Weights, is_short: bool) -> Rows:
     if is_short:
         fixed |= short.SETTINGS
         space["optim.learning_rate"] = dict(short.LEARNING_RATES)
-        starts = []
+        starts = [{**start, **short.ROW_SETTINGS} for start in starts]
     document |= {"fixed": fixed, "space": space, "start": starts}
     return Rows(document, tuple(said))
 

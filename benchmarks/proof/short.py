@@ -43,7 +43,8 @@ SETTINGS: Mapping[str, Value] = {
 }
 """Settings that both studies have in the short form."""
 ROW_SETTINGS: Mapping[str, Value] = {"optim.learning_rate": 3e-4}
-"""A setting of the rows besides: at the report's learning rate so few steps teach nothing."""
+"""A setting of the rows besides, and of the search's start: at the report's learning rate so few
+steps teach nothing."""
 LEARNING_RATES: Mapping[str, Value] = {"low": 3e-4, "high": 6e-4, "log": True}
 """Learning rates of the search."""
 
