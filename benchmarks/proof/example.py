@@ -38,6 +38,8 @@ MOST_PAGE_BYTES = 1_500_000
 MOST_PICTURE_BYTES = 250_000
 """Largest size of the picture of a prediction, in bytes."""
 PICTURE = "prediction.jpg"
+SUBMITTED = {SEARCH_STUDY: "the winner of the search", ROWS_STUDY: "the report's recipe, Res50"}
+"""The models that a submission is written with, in words, by the study of each."""
 """The picture of a prediction in the folder of results and in the example."""
 FIGURES = ("differences", "scores", "ap50-curves", "loss-curves")
 """The report's figures of which the example shows the first that is there."""
@@ -307,8 +309,7 @@ def _winner(content: ReportContent) -> str:
 
 
 def _submission_lines(facts: Facts) -> Iterator[str]:
-    words = {SEARCH_STUDY: "the winner of the search", ROWS_STUDY: "the report's recipe, Res50"}
-    for name, what in words.items():
+    for name, what in SUBMITTED.items():
         found = facts.submissions[name]
         yield (
             f"- {what}: `{name}/best/submission.zip`, {many(found['images'], 'test image')} with"
@@ -362,12 +363,13 @@ def first_screen(facts: Facts) -> str:
         f"- The search: {many(len(facts.search.trials), 'trial')},"
         f" {many(len(facts.search.confirm_trials), 'confirming training')}."
         f" {_winner(facts.search)}",
-        "- Both submissions: "
-        + " and ".join(
-            f"{many(found['images'], 'test image')}, {many(found['detections'], 'detection')}"
-            if found
-            else "none"
-            for found in facts.submissions.values()
+        "- Submissions: "
+        + "; ".join(
+            f"{whose}, {many(found['images'], 'test image')} with"
+            f" {many(found['detections'], 'detection')}"
+            if (found := facts.submissions[name])
+            else f"{whose}, not written"
+            for name, whose in SUBMITTED.items()
         )
         + ".",
         f"- {rate.per_minute:,.0f} training images a minute over the whole wall time of the rows"
@@ -379,8 +381,7 @@ def first_screen(facts: Facts) -> str:
             ("report.svg", "A figure from the report of the rows"),
             (PICTURE, "Tissue, its annotated cells, and the winner's predictions"),
         )
-        if name != PICTURE
-        or ((facts.proof.results / PICTURE).exists() and not facts.search.nothing_learned)
+        if name != PICTURE or (not is_short and (facts.proof.results / PICTURE).exists())
     ]
     return (
         "\n\n".join(
