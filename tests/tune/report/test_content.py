@@ -742,7 +742,7 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     assert choice is not None
     number = said.candidates[choice.name]
     record = said.trials[number].record
-    assert said.answer[0].startswith(f"Trial {number} (optim.learning_rate ")
+    assert said.answer[0].startswith(f"Trial {number} (learning rate ")
     assert (
         f"splits: AP50 {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings"
         in said.answer[0]
