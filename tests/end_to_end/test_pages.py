@@ -2,8 +2,12 @@
 
 import contextlib
 import itertools
+import os
 import re
 import shlex
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -245,3 +249,35 @@ def test_the_doctor_says_of_the_tutorials_folder_what_the_tutorial_says_it_does(
     shown = blocks_of("text")[0].splitlines()
     assert [line for line in said if line in shown] == shown
     assert (practice / "check" / "index.html").is_file()
+
+
+@pytest.mark.long
+def test_the_tutorial_ends_with_label_images_of_new_images(practice: Path) -> None:
+    """Its commands on the practice folder are given in its order, from that folder's parent."""
+    (practice / "search_spaces").symlink_to(ROOT / "search_spaces")
+    lines = [shlex.split(one)[1:] for one in commands(TUTORIAL) if one.startswith(".venv")]
+    wanted = [
+        words
+        for words in lines
+        if "--dry-run" not in words and words[1] not in ("core.check", "core.convert")
+    ]
+    assert [words[1] for words in wanted] == ["tune.search", "tune.retrain_best", "core.predict"]
+    for words, shown in zip(wanted, blocks_of("text")[1:], strict=True):
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=practice,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said = {beginning(line) for line in done.stdout.splitlines()}
+        assert {beginning(line) for line in shown.splitlines()} <= said
+    assert len(list((practice / "predicted" / "labels").glob("*.tif"))) == 6
+    with zipfile.ZipFile(practice / "results/practice/best/submission.zip") as submission:
+        assert submission.namelist() == ["test-results.json"]
+
+
+def beginning(line: str) -> str:
+    """What a line is about, without what differs between machines: its numbers, and all after `:`."""
+    return re.sub(r"\d+", "#", line.partition(":")[0])
