@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, line)
     following, usable = diagnosis.following, diagnosis.usable
     if parsed.fix is not None:
-        following, usable = _fix(console, diagnosis, config, parsed.fix)
+        following, usable = _fix(console, diagnosis, config, parsed.fix, parsed.set)
     say(console, "")
     say(console, f"Next: {following}")
     if folder is not None and diagnosis.inspection.dataset is not None:
@@ -77,11 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fix(
-    console: Console, diagnosis: "Diagnosis", config: "TrialConfig", copy: Path
+    console: Console,
+    diagnosis: "Diagnosis",
+    config: "TrialConfig",
+    copy: Path,
+    given: Sequence[str],
 ) -> tuple[str, bool]:
-    """Write the repaired copy and check it; returns the next command and whether it is usable."""
+    """Write the repaired copy and check it; returns the next command and whether it is usable.
+
+    given   the settings of `--set` as they were written
+    """
     from core.doctor.diagnosis import diagnose
-    from core.doctor.repairs import LIST, in_the_way, settings_for_copy, write_copy
+    from core.doctor.repairs import (
+        LIST,
+        in_the_way,
+        is_for_copy,
+        settings_for_copy,
+        write_copy,
+    )
 
     mend, blocked = diagnosis.mend, in_the_way(diagnosis.inspection)
     say(console, "")
@@ -110,7 +123,8 @@ def _fix(
     settings, said = settings_for_copy(config, mend)
     for line in said:
         say(console, line)
-    checked = diagnose(str(copy), settings)
+    kept = [one for one in given if is_for_copy(one.partition("=")[0], settings)]
+    checked = diagnose(str(copy), settings, kept)
     say(console, f"The copy, read again: {checked.headline}")
     for line in (*checked.causes, *checked.ways_out):
         say(console, f"  {line}")

@@ -173,7 +173,8 @@ def _as_intensity(value: Any) -> Any:
             "Input should be auto, or the values that become black and white, the lower one first,"
             " such as 0,4095",
         ) from None
-    return f"{as_number(low, 9)},{as_number(high, 9)}"
+    digits = 9 if as_number(low, 9) != as_number(high, 9) else 17
+    return f"{as_number(low, digits)},{as_number(high, digits)}"
 
 
 class DataConfig(_Settings):

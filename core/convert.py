@@ -37,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(parsed.dest)
     _check(parsed.source, folder)
     from core.data import load_data
-    from core.data.conversion import write_coco
+    from core.data.conversion import refuse_target, write_coco
 
+    refuse_target(folder)
     dataset = load_data(parsed.source, config.data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replaced(folder) as part:

@@ -46,6 +46,7 @@ from core.data.dataset import (
     Problem,
     TestImage,
     by_cause,
+    examples_of,
     first_problem_of,
 )
 from core.data.images import is_deep
@@ -56,7 +57,7 @@ from core.data.signs import seen_in
 from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
 from core.files import reason_of
-from core.text import shown
+from core.text import have, many, shown
 
 __all__ = [
     "Category",
@@ -110,7 +111,9 @@ def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
     except DataError as error:
         return Inspection(None, (*found.problems, Problem(where, str(error))))
     problems = list(found.problems)
-    if dataset.intensity is None and config.intensity == AUTO:
+    if dataset.intensity is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, *_flat_test_images(dataset)))
+    elif config.intensity == AUTO:
         problems += _deep_test_images(dataset)
     try:
         dataset = split_components(dataset) if config.split_components else dataset
@@ -146,6 +149,22 @@ def _deep_test_images(dataset: Dataset) -> list[Problem]:
         )
         for image in dataset.test_images
         if image.path and is_deep(Path(image.path))
+    ]
+
+
+def _flat_test_images(dataset: Dataset) -> list[str]:
+    """A note on test images of 8 bits, which no range brings to the brightness of the others."""
+    flat = [
+        image.file_name
+        for image in dataset.test_images
+        if image.path and not is_deep(Path(image.path))
+    ]
+    if not flat:
+        return []
+    return [
+        f"{many(len(flat), 'test image')} {have(len(flat))} 8 bits a channel, and the annotated"
+        f" images have more, so their brightness may differ: {examples_of(flat)}; save them as the"
+        " annotated ones were"
     ]
 
 

@@ -18,7 +18,13 @@ from xml.etree import ElementTree
 from core.data.coco_masks import mask_of
 from core.data.dataset import CELL, Category, Inspection, Problem
 from core.data.outlines import AnnotatedImage, Draw, Outline, read_pictures
-from core.data.pairing import files_with_suffix, image_of, images_by_stem, names_of
+from core.data.pairing import (
+    about_images_without,
+    files_with_suffix,
+    images_by_stem,
+    names_of,
+    pairs_of,
+)
 from core.data.readers import Reader
 from core.data.xml_files import read_xml, root_of
 from core.errors import DataError
@@ -43,9 +49,12 @@ def read_aperio(folder: Path) -> Inspection:
     problems: list[Problem] = []
     images = images_by_stem(folder)
     found: list[tuple[Path, Path, list[tuple[str, str, Draw]]]] = []
-    for file in region_files(folder):
+    pairs, unpaired = pairs_of(region_files(folder), images, folder)
+    problems += unpaired
+    notes = about_images_without(".xml", images, pairs)
+    for file, image in pairs:
         try:
-            found.append((image_of(file, images, folder), file, list(_regions(file))))
+            found.append((image, file, list(_regions(file))))
         except DataError as error:
             problems.append(Problem.of(error, file, skippable=True))
     names = sorted({name for _, _, regions in found for name, _, _ in regions if name})
@@ -67,7 +76,7 @@ def read_aperio(folder: Path) -> Inspection:
         pictures.append(
             AnnotatedImage(str(file), name_of[image], image.name, [image.parent], outlines)
         )
-    return read_pictures(folder, folder, classes, pictures, problems=problems)
+    return read_pictures(folder, folder, classes, pictures, problems=problems, notes=notes)
 
 
 def _regions(file: Path) -> Iterator[tuple[str, str, Draw]]:

@@ -11,6 +11,7 @@ Masks are run lengths, which hold every pixel; outlines would not.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,24 @@ from core.data.coco import ROBOFLOW
 from core.data.dataset import Dataset
 from core.data.images import IMAGE_SUFFIXES, read_test_image
 from core.data.roboflow import VALIDATION
+from core.errors import DataError
 from core.labels import rle
 from core.labels.label_maps import crop_mask, find_instances
 from core.sample import Sample
+
+
+def refuse_target(folder: Path) -> None:
+    """Raise DataError for a folder that cannot be replaced whole: a link, the current folder."""
+    if folder.is_symlink():
+        raise DataError(
+            f"{folder}: a folder is to be written, and this is a link; name the folder that it"
+            f" leads to, {folder.resolve()}"
+        )
+    if folder.name in ("", "..") or folder.resolve() == Path.cwd():
+        raise DataError(
+            f"{folder}: the folder is made anew, which the current one and those around it cannot"
+            " be; name a new folder"
+        )
 
 
 def write_coco(dataset: Dataset, folder: Path) -> None:
@@ -47,14 +63,16 @@ def write_coco(dataset: Dataset, folder: Path) -> None:
 
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:
-    """The file of each image: its name with `.png` in place of an image's suffix.
+    r"""The file of each image: its name with `.png` in place of an image's suffix.
 
-    The suffix stays where two names differ in it alone.
+    The suffix stays where two names differ in it alone. A file stays inside its folder whatever the
+    name, also on Windows: on Linux a file may be called `..\a.png` or `C:\a.png`.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        path = name.replace("\\", "/")
+        steps = re.split(r"[/\\]", name.replace(":", "_"))
+        path = "/".join(step for step in steps if step not in ("", ".", "..")) or "image"
         suffix = Path(path).suffix
         stem = path.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else path
         file = f"{stem}.png"

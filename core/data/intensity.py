@@ -25,12 +25,17 @@ PIXELS_OF_AN_IMAGE = 2**16
 """Largest number of values of an image that are measured, evenly spread over it."""
 
 
+LARGEST_ERROR = 0.002
+"""Largest error of a measured range's width that its rounding may cause: half a grey level."""
+
+
 def measured_range(images: Sequence[NDArray[Any]]) -> str:
     """The range of brightness of images as `data.intensity` has it, `LOW,HIGH`.
 
     images   numbers [H, W, 3]; each has the same weight, whatever its size
 
-    Raises DataError, without a place, where all pixels are equal.
+    Raises DataError, without a place, where all pixels are equal, or differ by so little that nine
+    digits do not tell them apart.
     """
     values = []
     for image in images:
@@ -49,7 +54,15 @@ def measured_range(images: Sequence[NDArray[Any]]) -> str:
             f"all pixels of all images have the value {as_number(low)}, so no range of brightness"
             " can be measured; look at the images"
         )
-    return f"{as_number(low, 6)},{as_number(high, 6)}"
+    for digits in (6, 9):
+        written = [as_number(end, digits) for end in (low, high)]
+        error = abs(float(written[1]) - float(written[0]) - (high - low))
+        if error <= LARGEST_ERROR * (high - low):
+            return ",".join(written)
+    raise DataError(
+        f"the brightness of all images lies between {as_number(low, 17)} and {as_number(high, 17)},"
+        " too near each other to tell apart; subtract the same number from all pixels"
+    )
 
 
 def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
@@ -68,7 +81,10 @@ def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
             " convert it to 8 bits as those were"
         )
     low, high = intensity_range(intensity)
-    scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    # float32 holds every value of 16 bits, and not every one of 32. Python's numbers keep the type.
+    narrow = pixels.dtype.itemsize == 2 or pixels.dtype == np.float32
+    wide: NDArray[Any] = pixels.astype(np.float32 if narrow else np.float64)
+    scaled = (wide - low) * (255 / (high - low))
     seen: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     return seen
 
@@ -78,8 +94,9 @@ def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
 
     intensity   `data.intensity`; `auto` is measured here
 
-    Raises DataError, without a place, where some images have 8 bits and others more, for values
-    that are infinite or NaN, and where no range can be measured.
+    Raises DataError, without a place, where some images have 8 bits and others more, where some
+    hold whole numbers and others floats, for values that are infinite or NaN, and where no range
+    can be measured.
     """
     deep = [sample for sample in dataset.samples if sample.image.dtype != np.uint8]
     if not deep:
@@ -89,6 +106,13 @@ def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
         raise DataError(
             f"{many(len(deep), 'image')} of {len(dataset.samples):,} hold {deep[0].image.dtype}"
             f" ({names}), and the others 8 bits; save all of them in one way"
+        )
+    floating = [sample for sample in deep if sample.image.dtype.kind == "f"]
+    if 0 < len(floating) < len(deep):
+        names = examples_of([sample.name for sample in floating])
+        raise DataError(
+            f"{many(len(floating), 'image')} of {len(deep):,} hold {floating[0].image.dtype}"
+            f" ({names}), and the others whole numbers; save all of them in one way"
         )
     for sample in deep:
         if not np.isfinite(sample.image).all():

@@ -20,7 +20,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ from core.data.images import (
     read_rgb,
     turned_in_doubt,
 )
+from core.data.pairing import files_with_suffix
 from core.data.readers import Reader
 from core.errors import DataError
 from core.sample import Sample
@@ -60,11 +61,12 @@ MASK_NAME = re.compile(r"(.+?)(_img)?_(cp_masks?|masks?|labels?)", re.IGNORECASE
 SEG = re.compile(r"(.+?)(_img)?_seg\.npy", re.IGNORECASE | re.ASCII)
 """The file in which Cellpose's window keeps all it knows of an image."""
 BY_PRODUCTS = re.compile(
-    r".+_(flows?|cp_flows?|cp_output|cp_outlines|cp_probs?|outlines?|dP|styles|rois)(_\w+)?"
+    r"(flows?|cp_flows?|cp_output|cp_outlines|cp_probs?|outlines?|dP|styles|rois)(_\w+)?"
     r"\.(tiff?|png|jpe?g|npy|txt|zip)",
     re.IGNORECASE | re.ASCII,
 )
-"""Files that Cellpose and Omnipose write beside their masks, and that are not read."""
+"""Files that Cellpose and Omnipose write beside their masks, and that are not read: their names
+after that of the image and `_`."""
 ARRAYS = (".npz", ".mat", ".h5", ".hdf5", ".zip", ".roi", ".gif", ".webp", ".jp2", ".xml", ".json")
 """Suffixes of further files that may hold annotations; in a folder of pairs they are a problem."""
 
@@ -104,26 +106,47 @@ def look_into(folder: Path) -> Pairs:
         for names in (_IMAGES, _MASKS)
     )
     if images is not None and masks is not None:
-        apart = Pairs()
-        _sort(images, apart, apart.images)
-        _sort(masks, apart, apart.masks)
+        apart, known = Pairs(), _names_in(images) | _names_in(masks)
+        _sort(images, apart, apart.images, known)
+        _sort(masks, apart, apart.masks, known)
         if apart.names:
             return apart
     beside = Pairs()
-    _sort(folder, beside, beside.images)
+    _sort(folder, beside, beside.images, _names_in(folder))
     return beside
 
 
-def _sort(folder: Path, found: Pairs, unmarked: dict[str, list[Path]]) -> None:
+def _names_in(folder: Path) -> set[str]:
+    """The names of images for which a folder may hold a file: an image, a mask, one of Cellpose."""
+    names = set()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = SEG.fullmatch(path.name) or MASK_NAME.fullmatch(path.stem)
+        if path.suffix.lower() in MASK_SUFFIXES:
+            names.add(_name(match[1] if match else path.stem))
+    return names
+
+
+def _is_by_product(file: str, known: Collection[str]) -> bool:
+    """Whether a file is a by-product of one of these images: an image may be called a_flow_1."""
+    return any(
+        BY_PRODUCTS.fullmatch(file, at.end()) and _name(file[: at.start()]) in known
+        for at in re.finditer("_", file)
+    )
+
+
+def _sort(
+    folder: Path, found: Pairs, unmarked: dict[str, list[Path]], known: Collection[str]
+) -> None:
     """Add the files directly in a folder to what was found.
 
     unmarked   where a picture goes whose name does not say that it is a mask
+    known      names of images, whose by-products are left out
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         suffix = path.suffix.lower()
         if path.name.startswith(".") or path.is_dir():
             continue
-        if BY_PRODUCTS.fullmatch(path.name):
+        if _is_by_product(path.name, known):
             found.others.append(path.name)
         elif match := SEG.fullmatch(path.name):
             found.segs[_name(match[1])].append(path)
@@ -157,7 +180,7 @@ def not_images(folder: Path) -> frozenset[Path]:
     These are masks whose images are there, and what Cellpose writes beside its masks.
     """
     beside = Pairs()
-    _sort(folder, beside, beside.images)
+    _sort(folder, beside, beside.images, _names_in(folder))
     if not beside.names:
         return frozenset()
     masks = [path for name in beside.names for path in beside.masks.get(name, [])]
@@ -286,6 +309,7 @@ def _notes(
                 f"{many(len(annotated), 'mask')} in {folder / name} not read: its images are only"
                 " predicted on"
             )
+    yield from _validation_notes(folder, part)
     parts = list({id(found): found for found in pairs.values()}.values())
     if pictures := [name for name in elsewhere if not MASK_NAME.fullmatch(Path(name).stem)]:
         yield (
@@ -305,6 +329,16 @@ def _notes(
     yield from about_turned([name for name, of in pairs.items() if _is_turned_in_doubt(of, name)])
 
 
+def _validation_notes(folder: Path, part: Path) -> Iterator[str]:
+    """Yield a note on each folder of validation images beside `train` that is not read."""
+    read = _validation_folders(folder, part)
+    for place in (folder / name for name in _VALIDATION if part != folder):
+        found = look_into(place)
+        if place not in read and (there := sorted({*found.images, *found.masks, *found.segs})):
+            why = f"{read[0]} is" if found.names and read else "no image there has a mask"
+            yield f"{many(len(there), 'image')} in {place} not read, because {why}"
+
+
 def _masks_elsewhere(part: Path, elsewhere: Sequence[str]) -> Iterator[Problem]:
     """One problem for all masks, by their names, where no image or mask was read."""
     masks = [name for name in elsewhere if MASK_NAME.fullmatch(Path(name).stem)]
@@ -318,7 +352,7 @@ def _masks_elsewhere(part: Path, elsewhere: Sequence[str]) -> Iterator[Problem]:
 
 
 def _elsewhere(part: Path, parts: Sequence[Pairs]) -> list[str]:
-    """Pictures of a part, and one folder below it, that lie where no image or mask was read.
+    """Pictures of a part, and of folders below it, that lie where no image or mask was read.
 
     Folders of test and validation images, and hidden ones, are left out.
     """
@@ -328,15 +362,14 @@ def _elsewhere(part: Path, parts: Sequence[Pairs]) -> list[str]:
         for paths in (*found.images.values(), *found.masks.values())
         for path in paths
     }
-    places = [part, *(entry for entry in sorted(part.iterdir()) if entry.is_dir())]
     return [
         path.relative_to(part).as_posix()
-        for place in places
-        if place not in read
-        and (place == part or place.name.lower() not in (*_TRAIN, *_TEST, *_VALIDATION))
-        and not place.name.startswith(".")
-        for path in sorted(place.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        for path in files_with_suffix(part, *IMAGE_SUFFIXES)
+        if path.parent not in read
+        and (
+            path.parent == part
+            or path.relative_to(part).parts[0].lower() not in (*_TRAIN, *_TEST, *_VALIDATION)
+        )
     ]
 
 

@@ -159,7 +159,8 @@ def _outlines(
 def _image_name(task: Any, folders: Sequence[Path]) -> str:
     """The name of a task's image in the folders. Raises DataError, without a place."""
     data = task.get("data") if isinstance(task, dict) else None
-    values = [value for value in data.values() if isinstance(value, str)] if data else []
+    given = data.values() if isinstance(data, dict) else ()
+    values = [value for value in given if isinstance(value, str)]
     for value in values:
         # Paths are such as /data/upload/1/a1b2c3d4-NAME.png and /data/local-files/?d=NAME.png.
         path = unquote(value).rpartition("?d=")[2].partition("?")[0].replace("\\", "/")
@@ -194,6 +195,7 @@ def _regions(annotation: dict[str, Any], place: str) -> list[_Region]:
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise DataError(f"result must be a list of objects, and is {brief(results)}")
     labels: dict[str, str] = {}
+    labelled: dict[str, dict[str, Any]] = {}
     shapes: dict[str, dict[str, Any]] = {}
     for position, result in enumerate(results):
         value = result.get("value")
@@ -203,8 +205,11 @@ def _regions(annotation: dict[str, Any], place: str) -> list[_Region]:
         for key, given in value.items():
             if key.endswith("labels") and isinstance(given, list) and given:
                 labels[number] = str(given[0])
+                labelled[number] = result
         if {"points", "rle", "width", "radiusX", "x"} & value.keys():
             shapes.setdefault(number, result)
+    for number, result in labelled.items():  # of a kind that is not known: drawing it says so
+        shapes.setdefault(number, result)
     return [
         _Region(
             f"{place}, region {number}",

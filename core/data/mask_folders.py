@@ -10,6 +10,7 @@ A folder whose `masks/` is empty is an image without instances. All instances ar
 `cell`.
 """
 
+import contextlib
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -231,6 +232,12 @@ def _notes(folder: Path, images: Path) -> Iterator[str]:
             f"{many(len(others), 'folder')} in {images} without images/ not read:"
             f" {examples_of(others)}"
         )
+    for place in sorted(folder.iterdir()) if images != folder else ():
+        found: list[Path] = []
+        with contextlib.suppress(OSError):  # it may be unreadable, and no part of this data set
+            found = _image_folders(place)
+        if found and place != images and place.name not in _TEST:
+            yield f"{many(len(found), 'image')} in {place} not read, because {images} is"
     if images != folder and (more := [entry.name for entry in _image_folders(folder)]):
         yield (
             f"{many(len(more), 'image')} directly in {folder} not read, because {images} is:"

@@ -1,11 +1,13 @@
 """Files of annotations and their images, paired by name: for formats of one file for each image."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from core.data.dataset import Problem, examples_of
 from core.data.images import IMAGE_SUFFIXES
 from core.errors import DataError
+from core.text import many
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi", ".qptiff")
 """Suffixes of whole slides, which are not read."""
@@ -33,14 +35,76 @@ def images_by_stem(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def image_of(file: Path, images: dict[str, list[Path]], folder: Path) -> Path:
+def pairs_of(
+    files: Sequence[Path], images: Mapping[str, Sequence[Path]], folder: Path
+) -> tuple[list[tuple[Path, Path]], list[Problem]]:
+    """Pair each file with its image: files and images, and the problems of files without one.
+
+    No image is taken twice: of several files that fit one image, the one beside it is its own, and
+    the others become problems; without such a file, all of them do.
+
+    images   of `images_by_stem`
+    folder   of the data set
+    """
+    problems: list[Problem] = []
+    files_of: dict[Path, list[Path]] = {}
+    for file in files:
+        try:
+            files_of.setdefault(image_of(file, images, folder), []).append(file)
+        except DataError as error:
+            problems.append(Problem.of(error, file, skippable=True))
+    pairs = []
+    for image, fitting in files_of.items():
+        beside = [file for file in fitting if file.parent == image.parent]
+        own = next((found[0] for found in (fitting, beside) if len(found) == 1), None)
+        pairs += [(own, image)] if own is not None else []
+        for file in fitting:
+            if file != own:
+                other = own or next(one for one in fitting if one != file)
+                message = (
+                    "a file must have an image of its own, and"
+                    f" {image.relative_to(folder)} has {other.relative_to(folder)} as well; remove"
+                    " one of the two, or put its own image beside each"
+                )
+                problems.append(Problem(str(file), message, skippable=True))
+    return pairs, problems
+
+
+def about_images_without(
+    suffix: str, images: Mapping[str, Sequence[Path]], pairs: Sequence[tuple[Path, Path]]
+) -> list[str]:
+    """Write one note that names the images without a file of annotations; empty without images.
+
+    A whole slide counts where no picture has its name.
+
+    images   of `images_by_stem`
+    pairs    of `pairs_of`
+    """
+    paired = {image for _, image in pairs}
+    without = sorted(
+        path.name
+        for paths in images.values()
+        for path in paths
+        if path not in paired
+        and (
+            path.suffix.lower() not in SLIDES or all(one.suffix.lower() in SLIDES for one in paths)
+        )
+    )
+    if not without:
+        return []
+    return [
+        f"{many(len(without), 'image')} without a {suffix} file, left out: {examples_of(without)}"
+    ]
+
+
+def image_of(file: Path, images: Mapping[str, Sequence[Path]], folder: Path) -> Path:
     """The image of NAME.suffix or NAME.tif.suffix: the one beside it, or else the only one.
 
     Raises DataError, which begins with the file, where there is none, or more than one.
     """
     stem = file.name.removesuffix(file.suffix)
-    found = images.get(stem, []) or [
-        path for path in images.get(Path(stem).stem, []) if path.name == stem
+    found = list(images.get(stem, ())) or [
+        path for path in images.get(Path(stem).stem, ()) if path.name == stem
     ]
     found = [path for path in found if path.parent == file.parent] or found
     slides = [path for path in found if path.suffix.lower() in SLIDES]

@@ -21,9 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from core.data.coco_masks import mask_of_areas
-from core.data.dataset import CELL, Category, Inspection, Problem, examples_of
+from core.data.dataset import CELL, Category, Inspection, Problem
 from core.data.outlines import AnnotatedImage, Outline, read_pictures
-from core.data.pairing import files_with_suffix, image_of, images_by_stem, names_of
+from core.data.pairing import (
+    about_images_without,
+    files_with_suffix,
+    images_by_stem,
+    names_of,
+    pairs_of,
+)
 from core.data.readers import Reader
 from core.errors import DataError
 from core.files import read_json
@@ -69,23 +75,14 @@ def read_qupath(folder: Path) -> Inspection:
     notes: list[str] = []
     found: list[tuple[Path, Path, list[_Object]]] = []
     images = images_by_stem(folder)
-    for file in files_with_suffix(folder, SUFFIX):
+    pairs, unpaired = pairs_of(files_with_suffix(folder, SUFFIX), images, folder)
+    problems += unpaired
+    notes += about_images_without(SUFFIX, images, pairs)
+    for file, image in pairs:
         try:
-            image = image_of(file, images, folder)
-            objects = list(_objects(file))
+            found.append((image, file, list(_objects(file))))
         except DataError as error:
             problems.append(Problem.of(error, file, skippable=True))
-        else:
-            found.append((image, file, objects))
-    with_file = {image for image, _, _ in found}
-    without = sorted(
-        path.name for paths in images.values() for path in paths if path not in with_file
-    )
-    if without and not problems:
-        notes.append(
-            f"{many(len(without), 'image')} without a {SUFFIX} file, left out:"
-            f" {examples_of(without)}"
-        )
     kept = _instances([one for _, _, objects in found for one in objects], notes)
     names = sorted({one.name for one in kept if one.name is not None})
     classes = [Category(number, name) for number, name in enumerate(names, start=1)] or [CELL]

@@ -101,7 +101,7 @@ def read_yolo(folder: Path) -> Inspection:
             pictures[path] = AnnotatedImage(str(path), name, path.name, [path.parent], outlines)
             if part == "val":
                 validating.append(name)
-    notes = _notes(folder, unlabelled)
+    notes = _notes(folder, unlabelled, [_label_file(path, folder) for path in images])
     if not pictures:
         problems.append(Problem(str(source), "there must be at least one image, and there is none"))
     return read_pictures(
@@ -272,8 +272,24 @@ def _read(file: Path) -> str:
         raise DataError(f"{file}: the file cannot be read: {reason_of(error)}") from None
 
 
-def _notes(folder: Path, unlabelled: Sequence[str]) -> list[str]:
+def _notes(folder: Path, unlabelled: Sequence[str], used: Sequence[Path]) -> list[str]:
+    """Notes on images and label files that lack the other, and on test images.
+
+    used   the label files of all images, whether they are there or not
+    """
     notes = []
+    alone = {
+        path
+        for pattern in ("labels/**/*.txt", "*/labels/**/*.txt")
+        for path in folder.glob(pattern)
+        if path.name != CLASS_NAMES and "test" not in path.relative_to(folder).parts[:-1]
+    } - set(used)
+    if alone:
+        names = sorted(path.relative_to(folder).as_posix() for path in alone)
+        notes.append(
+            f"{many(len(names), 'label file')} whose image is in no part, left out:"
+            f" {examples_of(names)}"
+        )
     if unlabelled:
         notes.append(
             f"{many(len(unlabelled), 'image')} without a label file, so without instances:"

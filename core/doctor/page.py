@@ -150,7 +150,7 @@ def page_of(diagnosis: Diagnosis) -> str:
         written_by=WRITTEN_BY,
         where=shown(diagnosis.where),
         usable=diagnosis.usable,
-        summary=diagnosis.lines[0] if dataset is not None else "",
+        summary=shown(diagnosis.lines[0]) if dataset is not None else "",
         headline=diagnosis.headline,
         causes=diagnosis.causes,
         ways_out=diagnosis.ways_out,

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from core.config import TrialConfig
 from core.data.coco_masks import COVERS
-from core.data.conversion import write_coco
+from core.data.conversion import refuse_target, write_coco
 from core.data.dataset import Dataset, Inspection, Problem, assemble
 from core.data.images import IMAGE_SUFFIXES, turned_in_doubt
 from core.data.split import group_names
@@ -50,6 +50,9 @@ masks of the image are left. A disc of 11 pixels across that was halved and doub
 smoothing keeps a quarter."""
 EMPTY = (COVERS, "an annotation must have an outline, and this one has only a bbox")
 """The beginnings of messages on annotations without a pixel."""
+
+DONE_IN_COPY = ("data.split_components", "data.skip_bad")
+"""Settings of reading that have had their effect when a copy is written."""
 
 REPAIRS: Mapping[str, str] = {
     "turned": "image files that EXIF turns, written upright as they are annotated, without EXIF",
@@ -142,6 +145,7 @@ def refuse_copy(where: str, copy: Path) -> None:
             f"{copy}: the copy must be a new or an empty folder, and this one is neither; name"
             " another one"
         )
+    refuse_target(copy)
     data = Path(where).resolve()
     if data.is_dir() and copy.resolve().is_relative_to(data):
         raise BadRequest(
@@ -217,7 +221,7 @@ def _mend_once(dataset: Dataset) -> tuple[Dataset, list[Repair]]:
     changed = assemble(
         dataset.name, dataset.classes, samples, dataset.test_images, dataset.validation
     )
-    return replace(changed, notes=dataset.notes), repairs
+    return replace(changed, notes=dataset.notes, intensity=dataset.intensity), repairs
 
 
 class _Mender:
@@ -323,12 +327,21 @@ def _is_sure(
     return bool((certain_N >= LEAST_CERTAIN * after_N).all())
 
 
+def is_for_copy(name: str, settings: TrialConfig) -> bool:
+    """Whether a setting that was given for a data set is to be given for its copy as well.
+
+    settings   those with which the copy is checked, of `settings_for_copy`
+    """
+    pattern_went = name == "data.group_pattern" and not settings.data.group_pattern
+    return name not in DONE_IN_COPY and not pattern_went
+
+
 def settings_for_copy(config: TrialConfig, mend: Mended) -> tuple[TrialConfig, list[str]]:
     """The settings with which a copy is checked, and what is to be said of those that changed.
 
     Images of the copy end in `.png`, so that a group pattern may find its group in none of them.
     """
-    changes: dict[str, bool | str] = {"data.split_components": False, "data.skip_bad": False}
+    changes: dict[str, bool | str] = dict.fromkeys(DONE_IN_COPY, False)
     said: list[str] = []
     pattern = config.data.group_pattern
     try:

@@ -183,3 +183,35 @@ def test_a_source_that_cannot_be_used_writes_nothing_unless_its_bad_parts_are_sk
     assert not (tmp_path / "coco").exists()
     data = converted(tmp_path / "source", tmp_path / "coco", "data.skip_bad=true")
     assert data.instance_counts().sum() == SCENE.instance_counts().sum()
+
+
+def test_no_name_leads_out_of_the_folder_that_is_written(tmp_path: Path) -> None:
+    """On Linux a file may have a path of Windows as its name, and label images keep it."""
+    (tmp_path / "source").mkdir()
+    names = ["..\\..\\out", "\\out", "C:\\out", "b\\..\\..\\out"]
+    for name, sample in zip(names, SCENE.samples, strict=False):
+        Image.fromarray(sample.image).save(tmp_path / "source" / f"{name}.png")
+        Image.fromarray(sample.label_maps[0]).save(tmp_path / "source" / f"{name}_masks.png")
+    before = set(tmp_path.rglob("*"))
+    read = converted(tmp_path / "source", tmp_path / "coco")
+    assert {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before} == {
+        "coco"
+    }
+    same(load_data(str(tmp_path / "source")), read)
+
+
+@pytest.mark.parametrize("dest", [".", "../empty", "new/..", "link"])
+def test_the_current_folder_and_a_link_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dest: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    if dest == "link":
+        (tmp_path / "target").mkdir()
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "link").symlink_to("target")
+    else:
+        monkeypatch.chdir(tmp_path / "empty")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["synthetic", dest]) == 2
+    assert capsys.readouterr().err.startswith(f"{dest}: ")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -125,3 +125,12 @@ def test_xml_of_other_kinds_is_not_taken_for_regions(tmp_path: Path) -> None:
     ElementTree.ElementTree(voc).write(tmp_path / "a.xml")
     with pytest.raises(DataError, match="holds no annotated image"):
         load_data(str(tmp_path))
+
+
+def test_images_without_a_file_are_noted_and_slides_beside_them_are_not(tmp_path: Path) -> None:
+    monusac.write(tmp_path, SCENE)
+    assert load_data(str(tmp_path)).notes == ()
+    name = SCENE.samples[0].name
+    (file,) = tmp_path.rglob(f"{name}.xml")
+    file.unlink()
+    assert load_data(str(tmp_path)).notes == (f"1 image without a .xml file, left out: {name}.tif",)

@@ -159,3 +159,38 @@ def test_a_model_keeps_the_range_and_sees_new_images_by_it(tmp_path: Path) -> No
         read_test_image(image)
     with pytest.raises(SettingError, match=r"data\.intensity is 0,1, and the data set was read"):
         Trial(TrialConfig.from_settings({**settings, "data.intensity": "0,1"}), data)
+
+
+@pytest.mark.parametrize(("low", "width"), [(1e6, 1), (-3e4, 0.2), (5, 1e-4), (0, 1e-9)])
+def test_a_narrow_range_far_from_0_is_measured_to_half_a_grey_level(
+    low: float, width: float
+) -> None:
+    image = np.linspace(low, low + width, 3000).reshape(10, 100, 3)
+    found = measured_range([image])
+    assert DataConfig(intensity=found).intensity == found
+    begin, end = map(float, found.split(","))
+    assert end - begin == pytest.approx(0.998 * width, rel=0.004)
+    seen = to_8_bits(image, found)
+    assert (seen.min(), seen.max()) == (0, 255)
+
+
+def test_a_range_too_narrow_to_write_down_is_refused() -> None:
+    image = np.linspace(1e6, 1e6 + 1e-6, 3000).reshape(10, 100, 3)
+    with pytest.raises(DataError, match="too near each other to tell apart"):
+        measured_range([image])
+
+
+def test_floats_and_whole_numbers_share_no_range(tmp_path: Path) -> None:
+    mixed = [DEEP[0] / np.float32(65535), *DEEP[1:]]
+    (problem,) = inspect_data(str(save(tmp_path, mixed))).problems
+    assert "1 image of 4 hold float32" in str(problem)
+    assert "and the others whole numbers; save all of them in one way" in str(problem)
+
+
+def test_test_images_of_8_bits_beside_deeper_ones_are_noted(tmp_path: Path) -> None:
+    save(tmp_path / "train", DEEP)
+    save(tmp_path / "test", [DEEP[0], *(sample.image for sample in SCENE.samples[1:])])
+    for mask in (tmp_path / "test").glob("*_masks.tif"):
+        mask.unlink()
+    note = load_data(str(tmp_path)).notes[-1]
+    assert note.startswith("3 test images have 8 bits a channel, and the annotated images have")

@@ -203,3 +203,31 @@ def test_a_folder_of_masks_alone_is_listed_to_predict_on(tmp_path: Path) -> None
     assert len(list_images(str(tmp_path / "images"))) == 4
     with pytest.raises(DataError, match=r"name .*/images"):
         list_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("image", ["NAME_flow_1.png", "rois_NAME_rois.png", "NAME_outlines.tif"])
+def test_an_image_may_be_called_as_cellpose_calls_its_by_products(
+    image: str, tmp_path: Path
+) -> None:
+    stem, suffix = image.split(".")
+    save(tmp_path, image, f"{stem}_masks.{suffix}")
+    data = load_data(str(tmp_path))
+    assert len(data.samples) == len(SCENE.samples)
+    assert data.notes == ()
+
+
+def test_pictures_in_folders_of_the_images_are_noted(tmp_path: Path) -> None:
+    save(tmp_path, "images/NAME.png", "masks/NAME.png")
+    save(tmp_path, "images/more/NAME.png", "masks/more/NAME.png")
+    (note,) = load_data(str(tmp_path)).notes
+    assert note.startswith(f"8 pictures elsewhere in {tmp_path} not read: images/more/")
+
+
+def test_validation_images_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    save(tmp_path / "train", "NAME.png", "NAME_masks.png")
+    save(tmp_path / "val", "images/NAME.png", "elsewhere/NAME.png")
+    (tmp_path / "val/images").rename(tmp_path / "val/pictures")
+    for path in (tmp_path / "val/pictures").iterdir():
+        path.rename(tmp_path / "val" / path.name)
+    (note,) = load_data(str(tmp_path)).notes
+    assert note == f"4 images in {tmp_path}/val not read, because no image there has a mask"

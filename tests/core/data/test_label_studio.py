@@ -208,6 +208,10 @@ def test_one_bad_region_is_named_and_left_out_when_asked(
         (lambda tasks: tasks[0].update(annotations=3), "annotations must be a list of objects"),
         (lambda tasks: tasks.append(3), "its data must name an image, and is None"),
         (
+            lambda tasks: tasks.append({"data": ["a.png"], "annotations": []}),
+            "its data must name an image, and is ['a.png']",
+        ),
+        (
             lambda tasks: tasks[0]["annotations"][0].update(result=3),
             "result must be a list of objects, and is 3",
         ),
@@ -233,4 +237,12 @@ def test_two_files_of_tasks_are_refused_by_name(tmp_path: Path) -> None:
     file = write(tmp_path, region())
     (tmp_path / "more.json").write_text(file.read_text())
     with pytest.raises(DataError, match=r"there are export\.json and more\.json"):
+        load_data(str(tmp_path))
+
+
+def test_a_region_of_an_unknown_kind_is_named(tmp_path: Path) -> None:
+    vertices = {"vertices": [{"x": 1, "y": 2}], "vectorlabels": ["a"]}
+    strange = {"id": "new", "type": "vectorlabels", "value": vertices}
+    write(tmp_path, region(), strange)
+    with pytest.raises(DataError, match=r"region new: a region must be a polygon or a brush mask"):
         load_data(str(tmp_path))

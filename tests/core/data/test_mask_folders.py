@@ -101,3 +101,12 @@ def test_test_images_lie_in_folders_of_their_own(place: Path) -> None:
     assert [one.path for one in load_data(str(folder)).test_images] == [image.path]
     with pytest.raises(DataError, match=r"name .*/stage1_test"):
         list_images(str(folder))
+
+
+def test_a_folder_of_images_beside_those_that_are_read_is_noted(place: Path) -> None:
+    root = place.parents[1]
+    (root / "val").mkdir()
+    place.rename(root / "val" / place.name)
+    assert (
+        f"1 image in {root}/val not read, because {place.parent} is" in load_data(str(root)).notes
+    )

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from core.config import DataConfig
-from core.data import load_data
+from core.data import inspect_data, load_data
 from core.data.coco_masks import mask_of_areas
 from core.data.synthetic import make_cells
 from core.errors import DataError
@@ -218,3 +218,29 @@ def test_images_without_a_file_are_noted(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
     notes = load_data(str(tmp_path)).notes
     assert any("1 image without a .geojson file, left out: b.png" in note for note in notes)
+
+
+def test_a_file_is_never_drawn_on_the_image_of_another_file(tmp_path: Path) -> None:
+    write(tmp_path / "one", qupath.feature(SQUARE, "a"))
+    write(tmp_path / "two", qupath.feature(SQUARE, "a"), qupath.feature(SQUARE, "a"))
+    (tmp_path / "two" / "a.png").unlink()
+    told = (
+        r"two/a\.geojson: a file must have an image of its own, and one/a\.png has one/a\.geojson"
+    )
+    with pytest.raises(DataError, match=told):
+        load_data(str(tmp_path))
+    (sample,) = load_data(str(tmp_path), DataConfig(skip_bad=True)).samples
+    assert sample.name == "a.png"
+    assert len(sample.labels_N) == 1
+
+
+def test_of_two_files_for_one_image_in_another_folder_none_is_chosen(tmp_path: Path) -> None:
+    for name in ("one", "two", "b"):
+        write(tmp_path / name, qupath.feature(SQUARE, "a"), name="b" if name == "b" else "a")
+    for name in ("one", "two"):
+        (tmp_path / name / "a.png").rename(tmp_path / "a.png")
+    found = inspect_data(str(tmp_path))
+    assert [problem.place.rsplit("/", 2)[1] for problem in found.problems] == ["one", "two"]
+    assert all(problem.skippable for problem in found.problems)
+    assert found.dataset is not None
+    assert [sample.name for sample in found.dataset.samples] == ["b.png"]

@@ -170,3 +170,11 @@ def test_an_image_in_two_parts_is_refused(export: Path) -> None:
     describe(export, val="images/train")
     with pytest.raises(DataError, match="an image must be in one part, and is in train and val"):
         load_data(str(export))
+
+
+def test_labels_without_an_image_are_noted(export: Path) -> None:
+    image = next((export / "images/train").glob(f"{SCENE.samples[0].name}.*"))
+    image.rename(image.with_suffix(".webp"))
+    (export / "labels/classes.txt").write_text("a")
+    notes = load_data(str(export)).notes
+    assert f"1 label file whose image is in no part, left out: {FIRST}" in notes

@@ -4,6 +4,7 @@ wrong comes first.
 
 import base64
 import io
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -247,3 +248,11 @@ def test_the_same_data_set_gives_the_same_page(tmp_path: Path) -> None:
     write_hw3(CELLS, tmp_path)
     one, other = (page_of(diagnose(str(tmp_path), TrialConfig())) for _ in range(2))
     assert one == other
+
+
+def test_a_folder_whose_name_is_no_text_has_a_page(tmp_path: Path, current: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"cells\xff")
+    folder.mkdir()
+    write_coco(CELLS, folder)
+    assert main([str(folder)]) == 0
+    assert "cells\\udcff" in (current / "check" / PAGE_FILE).read_text("utf-8")

@@ -4,11 +4,13 @@ the repaired problems in the copy.
 
 import importlib.util
 import json
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -327,3 +329,45 @@ def test_no_shared_case_loses_an_image_or_an_instance_in_silence(
         assert "No copy was written" in said or (tmp_path / f"{name}-to" / LIST).is_file(), name
         assert status in (0, 2)
         assert status == 0 or "to mend before a search" in said, name
+
+
+def test_images_of_more_bits_to_predict_on_come_along_in_the_same_range(tmp_path: Path) -> None:
+    (sample,) = slipped().samples
+    deep = sample.image.astype(np.uint16) * 16
+    (tmp_path / "from/test").mkdir(parents=True)
+    (tmp_path / "from/train").mkdir()
+    for name in ("a", "b"):
+        imagecodecs.imwrite(tmp_path / f"from/train/{name}.png", deep)
+        Image.fromarray(sample.label_maps[0]).save(tmp_path / f"from/train/{name}_masks.png")
+    imagecodecs.imwrite(tmp_path / "from/test/c.png", deep)
+    main([str(tmp_path / "from"), "--no-page", "--fix", str(tmp_path / "to")])
+    trained, predicted = (
+        np.asarray(Image.open(tmp_path / "to" / name)) for name in ("train/a.png", "test/c.png")
+    )
+    np.testing.assert_array_equal(trained, predicted)
+
+
+def test_the_next_command_for_the_copy_keeps_the_settings_that_still_matter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hw3(CELLS, tmp_path / "from")
+    pattern = r"data.group_pattern=^([^.]+)"
+    arguments = ["--set", pattern, "--set", "data.split_components=true"]
+    assert (
+        main([str(tmp_path / "from"), "--no-page", "--fix", str(tmp_path / "to"), *arguments]) == 0
+    )
+    (following,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")
+    ]
+    assert shlex.split(following).count(pattern) == 1
+    assert "split_components" not in following
+
+
+@pytest.mark.parametrize("place", [".", "new/.."])
+def test_the_current_folder_is_no_place_for_a_copy(
+    current: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    coco(tmp_path / "from", slipped())
+    assert main([str(tmp_path / "from"), "--no-page", "--fix", place]) == 2
+    assert capsys.readouterr().err.startswith(f"{place}: ")
+    assert not any(current.iterdir())
