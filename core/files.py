@@ -8,13 +8,21 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import filelock
 
 from core import faults
 from core.text import first_line
+
+
+def encoded(text: str) -> bytes:
+    """A text in UTF-8. What UTF-8 lacks is escaped, such as the bytes of a file's name that are no
+    text, which Python holds as halves of characters.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -42,14 +50,15 @@ class GrowingFile:
     """A text file that grows under a hidden name, and takes its own when it is finished.
 
     A reader sees the old file or the whole new one. What was added since `keep` was called last is
-    cut off at the end.
+    cut off at the end. Nothing is buffered in this process, so a disk that is full refuses a text
+    when it is added, and what was kept before can still be finished.
     """
 
     def __init__(self, path: Path) -> None:
         """Nothing is opened before the first text."""
         self.path = path
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._stream: IO[bytes] | None = None
+        self._stream: FileIO | None = None
         self._kept = 0
 
     @property
@@ -61,14 +70,13 @@ class GrowingFile:
         """Add a text; characters that UTF-8 lacks are escaped. Raises OSError, which names it."""
         with self._named():
             if self._stream is None:
-                self._stream = self._part.open("wb")
-            self._stream.write(text.encode(errors="backslashreplace"))
+                self._stream = self._part.open("wb", buffering=0)
+            _write_all(self._stream, text)
 
     def keep(self) -> None:
         """Keep what was added. Raises OSError."""
         with self._named():
             if self._stream is not None:
-                self._stream.flush()
                 self._kept = self._stream.tell()
 
     def finish(self, tail: str) -> None:
@@ -78,12 +86,11 @@ class GrowingFile:
         """
         try:
             with self._named():
-                stream = self._stream or self._part.open("wb")
+                stream = self._stream or self._part.open("wb", buffering=0)
                 with stream:
                     stream.truncate(self._kept)
                     stream.seek(self._kept)
-                    stream.write(tail.encode(errors="backslashreplace"))
-                    stream.flush()
+                    _write_all(stream, tail)
                     os.fsync(stream.fileno())
                 faults.passing(f"writing {self.path.name}")
                 self._part.replace(self.path)
@@ -105,6 +112,13 @@ class GrowingFile:
         except OSError as error:
             error.filename = str(self.path)  # the name that the user knows
             raise
+
+
+def _write_all(stream: FileIO, text: str) -> None:
+    """Write a text to a file without a buffer."""
+    rest = memoryview(encoded(text))
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 def write_json_atomically(path: Path, content: Any) -> None:

@@ -9,7 +9,7 @@ lists the images with their ids, and the categories, as COCO does:
 `COCO("results.images.json").loadRes("results.json")` reads the two.
 
 An image that cannot be predicted does not stop the others: it is named, it is in no file, and the
-exit status is 1. Whatever ends the command, the files of the images that are done are whole.
+exit status is 1. After Ctrl-C or SIGTERM the files of the images that are done are whole.
 """
 
 import argparse

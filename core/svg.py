@@ -206,7 +206,7 @@ def _finished(svg: str, prefix: str, title: str, description: str, themed: bool)
     }
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):
         said = ET.Element(tag, {"id": named[tag]})
-        said.text = text
+        said.text = plain(text, len(text))  # XML has no place for control characters
         root.insert(place, said)
     return ET.tostring(root, encoding="unicode")
 

@@ -174,6 +174,13 @@ def test_a_child_is_interrupted_when_its_time_is_up_and_loses_nothing(tmp_path: 
     assert run_child(shown, 60.0, {"SEEN": "yes"}).status == 0
 
 
+def test_a_child_that_does_not_end_is_killed_within_what_is_kept_for_it() -> None:
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    assert run_child([sys.executable, "-c", code], 2.0, {}, grace=0.5).status is None
+    for minutes in (1.0, 2.0, 15.0):
+        assert 0 < Clock(minutes).grace < Clock(minutes).reserve
+
+
 def test_a_killed_command_leaves_no_child_behind(tmp_path: Path) -> None:
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(99)"
     code = (
@@ -312,7 +319,7 @@ def test_a_page_that_is_too_large_keeps_its_pictures_and_gets_small_enough() -> 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--minutes", "0.1"], "--minutes must be at least 0.5"),
+        (["--minutes", "0.1"], "--minutes must be at least 1, and is 0.1"),
         (["--data", "none"], "--data must be a folder"),
         (["--weights", "none.pth"], "none.pth"),
     ],

@@ -144,7 +144,8 @@ def _file_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> l
     lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not isinstance(report, str) and report.link is not None:
         lines.append(f"Then open: {report.link}")
-    lines.append(f"In Optuna's pages: {_dashboard()} {without_password(study.storage)}")
+    storage = shlex.quote(without_password(study.storage))
+    lines.append(f"In Optuna's pages: {_dashboard()} {storage}")
     if not study.finished:
         lines.append("To continue, run the same command again")
     return lines
@@ -258,11 +259,13 @@ def retrained_lines(plan: RetrainingPlan, outcome: RetrainingOutcome) -> list[st
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")
-    use = (
-        f"{_python_here()} -m core.predict --model {shlex.quote(str(best))} --images DIR --out"
-        " results.json"
-    )
-    return [*lines, f"Use it: {use}"]
+    use = f"{_python_here()} -m core.predict --model {shlex.quote(str(best))} --images DIR"
+    return [
+        *lines,
+        f"Use it: {use} --out cells",
+        "It writes label images, a table, polygons, pictures and COCO results into the new folder"
+        " cells; --out results.json writes COCO results alone",
+    ]
 
 
 def registered_line(plan: RetrainingPlan, shown: str | Trouble) -> str:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     request = load_request(parsed.space, parsed.overrides)
     from core.network.weights import WeightsFile, fetch_weights
-    from tune.study.plan import weights_files_of
+    from tune.study.pretrained import weights_files_of
 
     problems: list[BadRequest] = []
     files: list[WeightsFile] = [*dict.fromkeys(weights_files_of(request.space, problems).values())]
@@ -39,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise problems[0]
     console = Console()
     for file in files:
-        say(console, f"missing: {file.missing}" if file.missing else f"there:   {file.path}")
+        line = f"missing: {file.missing}" if file.missing else f"there:   {file.path}"
+        elsewhere = parsed.into is not None and not (parsed.into / file.path.name).exists()
+        if elsewhere and not file.missing:
+            line += f" (not in {parsed.into}; copy it there to carry it as well)"
+        say(console, line)
     missing = [file.missing for file in files if file.missing]
     if missing and not parsed.list:
         fetch_weights(missing, into=parsed.into)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 INTERRUPTED_SECONDS = 20.0
-"""Seconds that a child has to end after it was interrupted; then it is killed. A search and a
+"""Most seconds that a child has to end after it was interrupted; then it is killed. A search and a
 retraining lose nothing by either."""
 _PR_SET_PDEATHSIG = 1
 """The option of prctl(2) that names a signal for the death of the parent."""
@@ -38,9 +38,18 @@ class Clock:
         return self._begin + 60 * self.minutes - time.monotonic()
 
     @property
+    def grace(self) -> float:
+        """Seconds that a child has to end after it was interrupted."""
+        return (
+            INTERRUPTED_SECONDS
+            if self.minutes is None
+            else min(INTERRUPTED_SECONDS, 10 * self.minutes)
+        )
+
+    @property
     def reserve(self) -> float:
         """Seconds that are kept for the end: for a child that was interrupted, and the archive."""
-        return 0.0 if self.minutes is None else min(INTERRUPTED_SECONDS + 25, 20 * self.minutes)
+        return 0.0 if self.minutes is None else min(self.grace + 25, 20 * self.minutes)
 
     def for_work(self) -> float:
         """Seconds after which a child must have ended; infinite without a limit."""
@@ -64,12 +73,14 @@ def run_child(
     seconds: float,
     environment: Mapping[str, str],
     beat: Callable[[], object] = int,
+    grace: float = INTERRUPTED_SECONDS,
 ) -> Ended:
     """Run a command, whose output goes where this process's goes, and wait for its end.
 
     seconds       seconds after which it is interrupted as by Ctrl-C; infinite for no limit
     environment   variables that are set for it besides those of this process
     beat          called every few seconds while it runs
+    grace         seconds that it has to end after it was interrupted; then it is killed
 
     Raises KeyboardInterrupt after this process was interrupted, and the child with it.
     """
@@ -92,7 +103,7 @@ def run_child(
         while True:
             left = begin + seconds - time.monotonic()
             if left <= 0:
-                _interrupt(process)
+                _interrupt(process, grace)
                 return Ended(None, time.monotonic() - begin)
             try:
                 status = process.wait(min(left, 5.0))
@@ -101,16 +112,16 @@ def run_child(
                 continue
             return Ended(status, time.monotonic() - begin)
     except BaseException:
-        _interrupt(process)
+        _interrupt(process, grace)
         raise
 
 
-def _interrupt(process: "subprocess.Popen[bytes]") -> None:
+def _interrupt(process: "subprocess.Popen[bytes]", grace: float) -> None:
     """Interrupt a child as Ctrl-C does, and kill it if it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
-        process.wait(INTERRUPTED_SECONDS)
+        process.wait(grace)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

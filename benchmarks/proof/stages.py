@@ -214,9 +214,14 @@ class Proof:
         assert study is not None
         trial: TrialRecord | None = None
         if name == ROWS_STUDY:
-            trial = next(
-                one for one in study.records if one.name == RECIPE and one.state is State.COMPLETE
-            )
+            complete = (one for one in study.records if one.state is State.COMPLETE)
+            trial = next((one for one in complete if one.name == RECIPE), None)
+            if trial is None:
+                raise StudyError(
+                    f"no training of {RECIPE} in {study.folder.path} is complete, so it cannot be"
+                    " retrained; the report there says why, and the proof needs another --results"
+                    " folder"
+                )
         elif nothing_learned(study.records):
             trial = study.best
         arguments = ["--study", name, "--data", str(self.data), "--results", str(self.results)]
@@ -249,7 +254,7 @@ class Proof:
         self.state.save()
         self.say(f"\n$ {run['command']}")
         command = [sys.executable, "-m", *arguments]
-        ended: Ended = run_child(command, self.clock.for_work(), {})
+        ended: Ended = run_child(command, self.clock.for_work(), {}, grace=self.clock.grace)
         run |= {
             "seconds": round(ended.seconds, 1),
             "status": ended.status,

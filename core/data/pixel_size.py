@@ -11,7 +11,6 @@ Image editors write a resolution too, which is meant for printing: 72 or 300 pix
 85 micrometres a pixel. So resolution tags alone count only where a pixel is at most `LARGEST`.
 """
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,15 @@ from core.data.images import IMAGE_SUFFIXES
 from core.data.tiffs import TIFF_SIGNATURES
 from core.errors import BadRequest
 from core.sample import Size
+from core.values import as_number
 
 LARGEST = 25.0
 """Micrometres. Resolution tags alone that state a larger pixel are taken for those of printing: a
 lens that magnifies once on a camera of 10 micrometres a pixel stays below."""
+
+PLAUSIBLE = (1e-5, 1e5)
+"""Micrometres. Least and largest side of a pixel that is believed, from a tenth of an atom to ten
+centimetres. A TIFF file's tags, and squares of these numbers, can hold what is between."""
 
 UNITS = {
     "": 1.0,
@@ -71,7 +75,8 @@ def parse_pixel_size(text: str, option: str) -> PixelSize:
     if size is None or not _is_plausible(size):
         raise BadRequest(
             f"{option} must be the side of a pixel in micrometres, such as 0.25, or width and"
-            f" height, such as 0.25,0.3, and is {text!r}"
+            f" height, such as 0.25,0.3, each from {as_number(PLAUSIBLE[0])} to"
+            f" {as_number(PLAUSIBLE[1])}, and is {text!r}"
         )
     return size
 
@@ -111,8 +116,8 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _is_plausible(size: PixelSize) -> bool:
-    """Whether both sides are finite and above 0."""
-    return all(math.isfinite(side) and side > 0 for side in (size.x, size.y))
+    """Whether both sides are in PLAUSIBLE."""
+    return all(PLAUSIBLE[0] <= side <= PLAUSIBLE[1] for side in (size.x, size.y))
 
 
 def _stated(page: tifffile.TiffPage) -> PixelSize | None:

@@ -21,7 +21,7 @@ from core.doctor.figures import crowds, sizes
 from core.doctor.marks import KINDS, Marks, marks_of
 from core.doctor.pictures import SmallPicture, part_around, picture_of
 from core.errors import BadRequest, DataError
-from core.files import write_atomically
+from core.files import encoded, write_atomically
 from core.html import filled
 from core.prediction.advice import belonging
 from core.prediction.overlay import palette
@@ -84,7 +84,7 @@ def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
     """
     refuse_folder(folder, diagnosis.where)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / PAGE_FILE, page_of(diagnosis).encode())
+    write_atomically(folder / PAGE_FILE, encoded(page_of(diagnosis)))
     return folder / PAGE_FILE
 
 

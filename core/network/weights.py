@@ -295,6 +295,7 @@ def fetch_weights(
                     lambda done, whole, task=task: bar.update(  # type: ignore[misc]
                         task, completed=done, total=whole or None
                     ),
+                    most=round((2 * source.size + 1) * 2**20),
                 )
             except (DownloadError, OSError) as error:
                 raise WeightsError(_not_fetched(wanted[place:], places, error)) from None

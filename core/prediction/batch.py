@@ -118,7 +118,7 @@ def predict_batch(
                  the files
 
     Raises BadRequest before anything is predicted, and CellTuneError where the files cannot be
-    written. Whatever ends the prediction, the files of the images that are done are written.
+    written. Whatever is raised, the files of the images that are done are written.
     """
     _set_threads(threads)
     given = None if pixel_size is None else parse_pixel_size(pixel_size, "--pixel-size")

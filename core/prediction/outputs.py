@@ -7,8 +7,9 @@
     overlays/NAME.png                   pictures
 
 Files of one image are written as soon as it is predicted. Tables grow under hidden names and take
-their own at the end. What is unfinished of an image is removed again, so that whatever ends a
-prediction leaves whole files of the same images.
+their own at the end. What is unfinished of an image is removed again, so that a prediction that is
+interrupted, or refused by the disk, leaves whole files of the same images. One that is killed
+outright leaves whole files of single images, and tables only under their hidden names.
 """
 
 import csv
@@ -247,10 +248,11 @@ class Files:
         Raises OSError where the disk refuses.
         """
         made: list[Path] = []
+        self._folder.mkdir(exist_ok=True)
         try:
             for output in self._per_image:
                 path = self._folder / output.folder / f"{seen.name}{output.suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(exist_ok=True)
                 made.append(path)
                 write_atomically(path, output.content(seen))
             for table, file in self._tables:
@@ -264,14 +266,22 @@ class Files:
             file.keep()
 
     def finish(self, images: Sequence[TestImage], classes: Sequence[Category]) -> None:
-        """Give the tables their names, with the images that were added. Raises OSError.
+        """Give the tables their names, with the images that were added.
 
         Beside COCO results an `.images.json` lists these images with their ids, and the categories.
+        A table that cannot be finished keeps no other from it; then the first OSError is raised.
         """
+        refusals: list[OSError] = []
         for table, file in self._tables:
-            if table.rows is coco_rows:
-                write_json_atomically(listing_beside(file.path), _listing(images, classes))
-            file.finish(("" if file.begun else table.head) + table.tail)
+            try:
+                if table.rows is coco_rows:
+                    write_json_atomically(listing_beside(file.path), _listing(images, classes))
+                file.finish(("" if file.begun else table.head) + table.tail)
+            except OSError as error:
+                file.drop()
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
 
     def drop(self) -> None:
         """Remove the tables without a trace, where no image was added."""

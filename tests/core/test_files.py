@@ -5,6 +5,7 @@ refuses.
 import errno
 import multiprocessing
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from core import files
 from core.files import (
+    GrowingFile,
+    encoded,
     parse_json,
     read_json,
     recover,
@@ -142,6 +145,28 @@ def test_json_that_is_damaged_or_has_a_key_twice_is_refused(text: str | bytes) -
     assert parse_json('{"a": [1, {"a": null}]}') == {"a": [1, {"a": None}]}
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
+
+
+def test_a_table_that_outgrows_the_disk_is_finished_with_what_was_kept(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for a full disk: it cuts a write short, then refuses."""
+    table = GrowingFile(tmp_path / "cells.csv")
+    table.add("kept\n" * 20)
+    table.keep()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as refused:
+            table.add("lost\n" * 20)
+        table.finish("end\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.filename == str(tmp_path / "cells.csv")
+    assert (tmp_path / "cells.csv").read_text() == "kept\n" * 20 + "end\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
+
+
+def test_bytes_of_a_name_that_are_no_text_are_escaped() -> None:
+    assert encoded("donn\udce9es, \u03bcm") == b"donn\\udce9es, \xce\xbcm"
 
 
 def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path: Path) -> None:

@@ -203,3 +203,10 @@ def test_a_label_is_one_printable_line_and_no_longer_than_asked(text: str, longe
     assert shown.isprintable()
     if len(text) <= longest and text.isprintable() and text.split() == [text]:
         assert shown == text
+
+
+def test_a_caption_with_control_characters_is_a_whole_file() -> None:
+    said = "Without: a\x0bb, c\udcffd."
+    drawing = Drawing("classes", "A\x1b[2J", said, lambda _: 100, lambda *_: None)
+    root = ET.fromstring(draw_figure("a", drawing).alone)
+    assert root.findtext("{http://www.w3.org/2000/svg}desc") == "Without: a b, c d."

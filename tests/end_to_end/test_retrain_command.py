@@ -191,9 +191,7 @@ def test_what_was_chosen_and_why_and_where_everything_is_stands_on_the_console(
     ]
     assert "Submission: results/tiny/best/submission.zip (2 images, " in said
     assert "MLflow: models:/tiny/1; " in said
-    assert (
-        "python -m core.predict --model results/tiny/best --images DIR --out results.json" in said
-    )
+    assert "python -m core.predict --model results/tiny/best --images DIR --out cells" in said
 
 
 def test_best_holds_the_model_its_settings_what_is_known_of_it_the_submission_and_pictures(

@@ -1,6 +1,8 @@
 """Laws of `python -m tune.weights`, with a real server in place of torchvision's."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ from core.network import weights
 from tests.core.network.test_download import CONTENT, SUM, Server, server  # noqa: F401
 from tune.weights import main
 
+ROOT = Path(__file__).parents[2]
 NAME = f"resnet-{SUM[:8]}.pth"
 
 
@@ -78,6 +81,31 @@ def test_a_folder_of_its_own_can_be_carried_to_another_machine(
     assert len(list((tmp_path / "weights").iterdir())) == 2
     assert main([str(space), "--list"]) == 0
     assert "none missing" in capsys.readouterr().out
+
+
+def test_what_lies_elsewhere_is_said_to_be_missing_in_the_folder_to_carry(
+    space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(space), "--set", "model.backbone=resnet18"]) == 0
+    capsys.readouterr()
+    assert main([str(space), "--into", "usb"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("there:   ")
+    assert first.endswith(" (not in usb; copy it there to carry it as well)")
+    assert [path.name for path in (tmp_path / "usb").iterdir()] == [f"resnet34-{SUM[:8]}.pth"]
+
+
+def test_the_files_are_listed_without_ray_and_without_the_ledger(space: Path) -> None:
+    code = (
+        "import sys; from tune.weights import main; main(sys.argv[1:]);"
+        " sys.exit(int(bool({'ray', 'optuna', 'mlflow'} & set(sys.modules))))"
+    )
+    command = [sys.executable, "-c", code, str(space), "--list", "--set", "model.weights=none"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (listed.returncode, listed.stdout) == (
+        0,
+        "0 files of pretrained weights, none missing\n",
+    )
 
 
 def test_without_a_network_one_sentence_names_all_files(

@@ -17,7 +17,7 @@ from ray import tune as ray_tune
 from core import faults
 from core.device import is_out_of_memory
 from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
-from core.files import reason_of, write_atomically, write_json_atomically
+from core.files import encoded, reason_of, write_atomically, write_json_atomically
 from core.text import first_line
 from tune.engine.messages import (
     Assignment,
@@ -240,7 +240,7 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
         return f"{error.filename or folder} cannot be written: {reason_of(error)}", Then.HALT
     with contextlib.suppress(OSError):
-        write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)).encode())
+        write_atomically(folder / "error.txt", encoded("".join(traceback.format_exception(error))))
     if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
         raise GpuFailed(line) from None
     return f"{type(error).__name__}: {line}", Then.FAIL
@@ -271,7 +271,7 @@ def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
     ]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]
-    write_atomically(folder / "epochs.csv", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "epochs.csv", encoded("\n".join(lines) + "\n"))
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from core import data as datasets
 from core.data.dataset import Dataset
 from core.errors import BadRequest
-from core.files import write_atomically
+from core.files import encoded, write_atomically
 from core.html import filled
 from core.svg import DrawnFigure
 from core.values import NO_VALUE
@@ -119,15 +119,15 @@ def write_report(
     files: dict[str, bytes] = {}
     for name, figure in figures.items():
         if isinstance(figure, DrawnFigure):
-            files[f"figures/{name}.svg"] = figure.alone.encode()
+            files[f"figures/{name}.svg"] = encoded(figure.alone)
         elif isinstance(figure, Pictures):
             for number, picture in enumerate(figure.pictures, start=1):
                 files[f"figures/{name}-{number}.png"] = picture.png
     for place, table in enumerate(content.tables):
-        files[f"tables/{table.name}.csv"] = table.csv().encode()
-        files[f"tables/{table.name}.md"] = table.markdown().encode()
+        files[f"tables/{table.name}.csv"] = encoded(table.csv())
+        files[f"tables/{table.name}.md"] = encoded(table.markdown())
         if place == 0:
-            files["tables/main.tex"] = table.latex().encode()
+            files["tables/main.tex"] = encoded(table.latex())
     report = content.folder.path / "report"
     for part in ("figures", "tables"):
         (report / part).mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,8 @@ def write_report(
                 path.unlink()
     for name, written in files.items():
         write_atomically(report / name, written)
-    write_atomically(report / PAGE, page_html(content, _sections(content.tables, figures)).encode())
+    page = page_html(content, _sections(content.tables, figures))
+    write_atomically(report / PAGE, encoded(page))
     return report / PAGE
 
 

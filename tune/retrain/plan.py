@@ -27,8 +27,8 @@ from tune.store.folder import StudyFolder
 from tune.study.confirmation import Confirmation, changed_prediction
 from tune.study.learned import no_winner, nothing_learned
 from tune.study.plan import tracking_of
+from tune.study.pretrained import weights_key
 from tune.study.reading import Study
-from tune.study.trials import weights_key
 from tune.tracking.tracker import Tracker
 
 On = Literal["train", "all"]

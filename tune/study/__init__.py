@@ -10,6 +10,7 @@ learned.py       whether anything was learned, and what to do if not
 options.py       the options of a command: folders, addresses and limits
 pace.py          how long an epoch takes on this machine, measured before the study
 plan.py          a request checked against the data, the weights and the machine
+pretrained.py    the pretrained weights with which the trials begin
 progress.py      the table, bars and lines that are shown while a command runs
 reading.py       reads a study from its folder and its ledger
 rebuild.py       writes MLflow anew from the ledger

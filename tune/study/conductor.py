@@ -23,7 +23,7 @@ from rich.console import Console
 from core import faults
 from core.console import say
 from core.errors import CheckpointError, GpuLost, StorageError
-from core.files import refused, write_atomically, write_json_atomically
+from core.files import encoded, refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import listed, many
@@ -63,9 +63,10 @@ from tune.study.duration import Forecast, Span, time_left, time_line
 from tune.study.going_on import refuse_other_facts, study_facts
 from tune.study.learned import nothing_learned
 from tune.study.plan import StudyPlan, tracked_study
+from tune.study.pretrained import weights_key
 from tune.study.progress import Progress
 from tune.study.scores import interval_so_far
-from tune.study.trials import CoreTrials, TrialInputs, TrialMaker, weights_key
+from tune.study.trials import CoreTrials, TrialInputs, TrialMaker
 from tune.tables import Origin, trials_csv
 from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
@@ -766,7 +767,7 @@ class _Conductor:
     def _write_table(self) -> None:
         searched = self._plan.request.searched
         table = trials_csv(self._ledger.records, searched, self._phase.origins)
-        write_atomically(self._phase.table, table.encode())
+        write_atomically(self._phase.table, encoded(table))
 
 
 def write_study_json(plan: StudyPlan) -> None:

@@ -1,6 +1,5 @@
 """A request checked against the data, the weights, the machine, and the study that it continues."""
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,20 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core import data as datasets
-from core.config import SETTINGS, ModelConfig, TrialConfig, Value
+from core.config import TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.measure import measure
 from core.data.split import group_names, split
-from core.errors import BadRequest, ResourceError, SettingError, StudyError
+from core.errors import BadRequest, ResourceError, StudyError
 from core.fitting import READ_OFF_DATA, Circumstances
-from core.network import weights as pretrained
-from core.network.weights import WeightsFile
+from core.network.weights import WeightsFile, fetch_weights
 from core.prediction.advice import advice
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
-from tune.space.domains import Choices
 from tune.space.space import MAX_COMBINATIONS, SearchSpace
 from tune.statistics.certainty import Repeat
 from tune.store.folder import StudyFolder
@@ -34,13 +31,12 @@ from tune.study.going_on import (
     study_facts,
 )
 from tune.study.options import Options, recall_options, storage_of
+from tune.study.pretrained import models_of, weights_files_of
 from tune.study.reading import without_ledger
-from tune.study.trials import weights_key
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
 _ADVISED = frozenset((*READ_OFF_DATA, "predict.tile", "metric.max_dets"))
 """The settings on which advice about data depends."""
-_MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def plan_study(request: StudyRequest, options: Options) -> StudyPlan:
     if plan is None:
         raise problems[0]
     # Weights are downloaded only when nothing else is wrong.
-    pretrained.fetch_weights(file.missing for file in plan.weights.values() if file.missing)
+    fetch_weights(file.missing for file in plan.weights.values() if file.missing)
     return replace(
         plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()}
     )
@@ -126,7 +122,7 @@ def check_request(
     folder = StudyFolder(options.results / request.study)
     try:
         request, at_hand = automatic.with_weights_at_hand(
-            request, _facts_before(request, options, folder), _models(request.space)
+            request, _facts_before(request, options, folder), models_of(request.space)
         )
     except BadRequest as error:
         problems.append(error)
@@ -175,23 +171,6 @@ def check_request(
     return plan, problems
 
 
-def weights_files_of(space: SearchSpace, problems: list[BadRequest]) -> dict[str, WeightsFile]:
-    """The files of pretrained weights of a study, by `weights_key`; problems are added to a list.
-
-    Downloads nothing.
-    """
-    files: dict[str, WeightsFile] = {}
-    for model in _model_configs(space):
-        try:
-            file = pretrained.find_weights(model, download=False)
-        except BadRequest as error:
-            problems.append(error)
-        else:
-            if file is not None:
-                files[weights_key(model)] = file
-    return files
-
-
 def _facts_before(
     request: StudyRequest, options: Options, folder: StudyFolder
 ) -> Mapping[str, Any] | None:
@@ -233,7 +212,7 @@ def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
 
 def network_advice(request: StudyRequest) -> list[str]:
     """Notes on the networks that a request tries, a sentence each."""
-    return list(dict.fromkeys(note for model in _models(request.space) for note in model.advice))
+    return list(dict.fromkeys(note for model in models_of(request.space) for note in model.advice))
 
 
 def _tried_configs(request: StudyRequest) -> Iterator[TrialConfig]:
@@ -268,34 +247,6 @@ def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
         if row.config.data not in seen:
             seen.add(row.config.data)
             yield row.config
-
-
-def _model_configs(space: SearchSpace) -> Iterator[ModelConfig]:
-    """One model for each `weights_key` that the study's trials can have."""
-    seen = set()
-    for model in _models(space):
-        if weights_key(model) not in seen:
-            seen.add(weights_key(model))
-            yield model
-
-
-def _models(space: SearchSpace) -> Iterator[ModelConfig]:
-    """The models of the variants, or of a space, all combinations of _MODEL_SETTINGS.
-
-    In the latter all other settings have their defaults.
-    """
-    if space.variants:
-        yield from (row.config.model for row in space.rows())
-        return
-    values = {name: [space.fixed.get(name, SETTINGS[name])] for name in _MODEL_SETTINGS}
-    for parameter in space.parameters:
-        if parameter.name in values and isinstance(parameter.domain, Choices):
-            # In trials whose `when` does not hold, the setting has its default.
-            default = [SETTINGS[parameter.name]] if parameter.when else []
-            values[parameter.name] = list(dict.fromkeys([*parameter.domain.values, *default]))
-    for combination in itertools.product(*values.values()):
-        with contextlib.suppress(SettingError):  # a combination that no trial can have
-            yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
 
 
 def tracking_of(options: Options) -> Tracker:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from core.config import ModelConfig, PredictConfig, TrialConfig, Value
+from core.config import PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve_device
 from core.errors import ResourceError
@@ -20,6 +20,7 @@ from core.text import first_line
 from core.training.trial import Trial
 from tune.engine.messages import Assignment, NoGpu
 from tune.engine.worker import RunnableTrial
+from tune.study.pretrained import weights_key
 
 NO_GPU_SECONDS = 10.0
 """Seconds that a worker without a usable GPU waits before it ends and another takes its place."""
@@ -105,8 +106,3 @@ def begin_to_use_gpu(share: float) -> None:
             raise
         time.sleep(NO_GPU_SECONDS)
         raise NoGpu(first_line(error)) from None
-
-
-def weights_key(model: ModelConfig) -> str:
-    """A key for pretrained weights: models with the same key start from the same weights file."""
-    return f"{model.detector} {model.backbone} {model.weights}"

@@ -33,13 +33,17 @@ class Destination:
         """An order that opens the study in a browser: a command, or "open ADDRESS" for a server."""
         if urlsplit(self.uri).scheme in ("http", "https"):
             return f"open {without_password(self.uri)}"
-        return f"{self.program} ui --backend-store-uri {without_password(self.uri)}"
+        return f"{self.program} ui --backend-store-uri {shlex.quote(without_password(self.uri))}"
 
     @property
     def program(self) -> str:
-        """The path of MLflow's program, relative where it is in the current folder."""
+        """The path of MLflow's program, quoted for a shell, relative where it is in the current
+        folder.
+        """
         program = Path(sys.executable).with_name("mlflow")
-        return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+        return shlex.quote(
+            os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+        )
 
     def command(self, words: str) -> str:
         """The shell command that runs `mlflow WORDS` on this database or server."""

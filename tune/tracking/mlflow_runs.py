@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from core import faults
 from core.config import Value
+from core.text import shown
 from core.values import as_setting
 from tune import database
 from tune.ledger.records import State, TrialRecord
@@ -333,7 +334,7 @@ class TrialRuns(TrialsView):
         """Write the tags, best score and artifacts of a trial that has ended, and end its run."""
         tags = {
             "state": record.state.value,
-            "reason": record.reason,
+            "reason": shown(record.reason),
             "attempts": str(record.attempts),
         }
         if record.continued_after is not None:

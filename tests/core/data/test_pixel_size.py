@@ -67,6 +67,7 @@ def test_the_size_is_read_as_each_program_writes_it(
         of_imagej("inch of rain", 4),
         of_ome("pixel", 1),
         of_ome("µm", 0),
+        of_ome("µm", 1e-30),
         {"ome": True, "metadata": {"axes": "YXS"}},
         {"description": "<OME this is no XML", "metadata": None},
     ],
@@ -99,7 +100,9 @@ def test_an_option_gives_one_side_or_two(text: str, size: tuple[float, float]) -
     assert parse_pixel_size(text, "--pixel-size") == PixelSize(*size)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "0.25um", "1,2,3", "1,"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "nan", "inf", "0.25um", "1,2,3", "1,", "1e-300", "1e9"]
+)
 def test_another_option_is_one_sentence(text: str) -> None:
     with pytest.raises(BadRequest, match="--pixel-size must be the side of a pixel in micro"):
         parse_pixel_size(text, "--pixel-size")

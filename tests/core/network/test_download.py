@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.network import download
-from core.network.download import DownloadError, download_file
+from core.network.download import DownloadError, StaysEncrypted, download_file
 
 CONTENT = bytes(range(256)) * 4000
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -25,6 +26,8 @@ class Server:
     content   bytes of the file
     ranges    whether it can send a part of a file
     most      number of bytes after which it hangs up
+    status    its answer
+    length    the length that it states; None for the true one
     asked     the Range of each request
     """
 
@@ -33,6 +36,7 @@ class Server:
     ranges: bool = True
     most: int = 10**9
     status: int = 200
+    length: str | None = None
     asked: list[str | None] = field(default_factory=list)
 
 
@@ -53,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 return
             body = state.content[begin:]
             self.send_response(206 if begin else 200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", state.length or str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.most])
 
@@ -117,6 +121,32 @@ def test_another_file_than_was_promised_is_refused_and_not_kept(
     with pytest.raises(DownloadError, match=f"must begin with {SUM[:8]}, and begins with .*proxy"):
         download_file(server.url, tmp_path / "weights.pth", SUM[:8])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_sends_without_end_is_left_and_nothing_stays(
+    server: Server, tmp_path: Path
+) -> None:
+    server.length = "very long"
+    with pytest.raises(DownloadError, match="the server sends more than 600,000 bytes"):
+        download_file(server.url, tmp_path / "weights.pth", SUM, most=600_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_length_that_is_no_number_is_not_known(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    server.length = "very long"
+    download_file(server.url, tmp_path / "weights.pth", SUM, lambda *one: seen.append(one))
+    assert seen[-1] == (len(CONTENT), 0)
+
+
+@pytest.mark.parametrize("to", ["http://localhost/a", "ftp://localhost/a", "file:///etc/passwd"])
+def test_an_encrypted_address_leads_to_no_other_kind(to: str) -> None:
+    follows = StaysEncrypted()
+    request = urllib.request.Request("https://localhost/weights.pth")
+    with pytest.raises(DownloadError, match="points to an address without encryption"):
+        follows.redirect_request(request, None, 302, "Found", {}, to)
+    further = follows.redirect_request(request, None, 302, "Found", {}, "https://localhost/b")
+    assert further.full_url == "https://localhost/b"
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])

@@ -15,7 +15,7 @@ from matplotlib.path import Path as Line
 from PIL import Image
 
 from core.data.dataset import Category, TestImage
-from core.data.pixel_size import PixelSize, pixel_size_of
+from core.data.pixel_size import PLAUSIBLE, PixelSize, pixel_size_of
 from core.files import GrowingFile
 from core.prediction import outputs
 from core.prediction.outputs import (
@@ -165,6 +165,42 @@ def test_the_files_of_two_images_and_nothing_else(tmp_path: Path) -> None:
     assert [result["image_id"] for result in results] == [
         one.image.id for one in images for _ in range(len(one.found))
     ]
+
+
+@pytest.mark.parametrize("kinds", [["csv"], ["coco"], ["coco", "csv"]])
+def test_tables_alone_come_into_a_new_folder_too(tmp_path: Path, kinds: list[str]) -> None:
+    files = Files(tmp_path / "cells", kinds)
+    files.add(seen(1, 0, name="a"))
+    files.finish([seen(1, name="a").image], CLASSES)
+    names = {"csv": {"cells.csv"}, "coco": {"results.json", "results.images.json"}}
+    wanted = set().union(*(names[kind] for kind in kinds))
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == wanted
+
+
+def test_a_table_that_the_disk_refuses_keeps_no_other_from_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path, ["csv", "coco"])
+    files.add(seen(1, name="a"))
+    whole = GrowingFile.finish
+
+    def finish(self: GrowingFile, tail: str) -> None:
+        if self.path.name == "cells.csv":
+            raise OSError(28, "No space left on device")
+        whole(self, tail)
+
+    monkeypatch.setattr(GrowingFile, "finish", finish)
+    with pytest.raises(OSError, match="No space"):
+        files.finish([seen(1, name="a").image], CLASSES)
+    assert json.loads((tmp_path / "results.json").read_text())
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("side", PLAUSIBLE)
+def test_the_least_and_the_largest_pixel_fit_into_all_files(side: float) -> None:
+    one = seen(3, size=PixelSize(side, side))
+    assert label_tiff(one)
+    assert all(0 < float(row["area_um2"]) < float("inf") for row in table_of(csv_rows(one)))
 
 
 @pytest.mark.parametrize("kind", list(OUTPUTS))

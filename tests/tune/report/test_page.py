@@ -8,6 +8,7 @@ import hashlib
 import re
 import statistics
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -306,6 +307,22 @@ def test_a_hostile_name_or_reason_stays_text(studies: dict[str, StudyFolder]) ->
             assert not any(element.tag.endswith("script") for element in ET.parse(path).iter())
     names = ET.parse(studies["variants"].path / "report" / "figures" / "scores.svg")
     assert any((element.text or "").startswith("<script>") for element in names.iter())
+
+
+def test_a_place_whose_name_is_no_text_is_escaped_in_the_report(
+    findings: dict[str, ReportContent], tmp_path: Path
+) -> None:
+    """A folder named in another encoding than UTF-8 must not cost a search its report."""
+    one, *others = findings["search"].tables
+    named = replace(
+        findings["search"],
+        folder=StudyFolder(tmp_path),
+        provenance={"data": "donn\udce9es"},
+        tables=(replace(one, title="donn\udce9es"), *others),
+    )
+    assert r"donn\udce9es" in report.write_report(named, {}).read_text()
+    written = tmp_path / "report" / "tables" / f"{one.name}.md"
+    assert written.read_text().startswith(r"### donn\udce9es")
 
 
 @both

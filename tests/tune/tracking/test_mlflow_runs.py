@@ -94,11 +94,12 @@ def test_showing_a_record_again_from_another_process_s_view_changes_nothing(
     destination: Destination,
 ) -> None:
     for _ in range(2):
-        assert not show(destination, record(0), record(1, State.FAIL, reason="diverged")).close(
-            ended=True
-        )
+        failed = record(1, State.FAIL, reason="diverged")
+        unnamed = record(2, State.FAIL, reason="no file donn\udce9es")
+        assert not show(destination, record(0), failed, unnamed).close(ended=True)
     shown = runs(destination)
-    assert sorted(shown) == ["0", "1"]
+    assert sorted(shown) == ["0", "1", "2"]
+    assert shown["2"].data.tags["reason"] == r"no file donn\udce9es"
     assert curve(destination, shown["0"]) == [(1, 0.1), (2, 0.2)]
     assert shown["1"].data.tags["reason"] == "diverged"
 

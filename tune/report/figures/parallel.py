@@ -113,8 +113,10 @@ class _Coordinate:
             ticks = [(0.0, as_tick(domain.low)), (1.0, as_tick(domain.high))]
 
         def place(record: TrialRecord) -> float | None:
-            value = record.in_effect.get(name)
-            return None if value is None else at(value)
+            if name not in record.in_effect:
+                return None
+            # A choice `auto` has its own place on the axis, whatever number stood for it.
+            return at(record.params.get(name, record.in_effect[name]))
 
         return cls(setting_in_words(name), place, ticks, spread)
 
