@@ -29,8 +29,8 @@ LARGEST = 25.0
 lens that magnifies once on a camera of 10 micrometres a pixel stays below."""
 
 PLAUSIBLE = (1e-5, 1e5)
-"""Micrometres. Least and largest side of a pixel that is believed, from a tenth of an atom to ten
-centimetres. A TIFF file's tags, and squares of these numbers, can hold what is between."""
+"""Micrometres. Least and largest side of a pixel that is believed: a tenth of an atom's width, and
+ten centimetres. The resolution tags of a TIFF file cannot hold much smaller sides."""
 
 UNITS = {
     "": 1.0,

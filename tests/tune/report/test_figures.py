@@ -12,16 +12,17 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
-from core.config import setting_in_words
+from core.config import SETTINGS, setting_in_words
 from core.svg import DrawnFigure, colour, draw_figure
-from tune.ledger.records import State
+from tune.ledger.records import State, TrialRecord
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
 from tune.report.figures.history import history
-from tune.report.figures.parallel import BEST_SHARE, MOST_AXES, parallel
+from tune.report.figures.parallel import BEST_SHARE, MOST_AXES, _Coordinate, parallel
 from tune.report.figures.scores import _scores_of
 from tune.report.figures.settings import _draw_setting
+from tune.space.domains import Choices
 from tune.statistics.certainty import Interval, Verdict
 from tune.statistics.choice import Choice
 from tune.stopping.hope import BEST_PLACES, NO_HOPE
@@ -312,6 +313,14 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_and_colour_the_best(
     best = max(1, round(BEST_SHARE * len(complete)))
     assert f"the best {best} of {len(complete)}" in shown.caption
     assert parallel(replace(search, trials=tuple(complete[:3]))) is None
+
+
+def test_a_choice_auto_has_a_place_of_its_own_whatever_number_stood_for_it() -> None:
+    axis = _Coordinate.of_setting("model.image_min_side", Choices((256, "auto", 512)))
+    settings = {**SETTINGS, "model.image_min_side": 300}
+    trial = TrialRecord(0, params={"model.image_min_side": "auto"}, settings=settings)
+    assert axis.place(trial) == 0.5
+    assert axis.place(replace(trial, params={})) is None
 
 
 def test_the_figure_of_classes_says_the_numbers_of_the_table_of_classes(
