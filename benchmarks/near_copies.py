@@ -65,7 +65,9 @@ CHANGES: Mapping[str, Callable[[Pixels], Pixels]] = {
 }
 
 Compare = Callable[[Sequence[Pixels]], NDArray[np.bool_]]
-"""Tells for every two images whether they are called the same place: bool [N, N]."""
+"""A way of comparing: it returns for every two images whether it calls them the same place, as bool
+[N, N].
+"""
 
 
 def _by_looks(images: Sequence[Pixels]) -> NDArray[np.bool_]:

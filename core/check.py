@@ -163,8 +163,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help=(
-            "write a copy of DIR with the repairs that lose nothing unsaid, in the COCO layout, to"
-            " a new or empty folder; DIR stays as it is"
+            "write a copy of DIR with the repairs that need no judgement, each listed, in the COCO"
+            " layout, to a new or empty folder; DIR stays as it is"
         ),
     )
     parser.add_argument("--no-page", action="store_true", help="print only, write no page")

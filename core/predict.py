@@ -102,9 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--write",
         metavar="KIND,KIND",
         help=(
-            "kinds of files in the folder, all by default: labels (a TIFF an image, its pixels the"
-            " numbers of cells), csv (cells.csv, a row a cell), geojson (polygons for QuPath and"
-            " napari), overlays (pictures), coco (results.json)"
+            "kinds of files in the folder, all by default: labels (a TIFF for each image, with"
+            " numbered cells), csv (cells.csv, a row for each cell), geojson (polygons for"
+            " QuPath and napari), overlays (pictures), coco (results.json)"
         ),
     )
     add(

@@ -184,7 +184,7 @@ class Tab:
 
     @property
     def complaints(self) -> list[dict[str, Any]]:
-        """What the console shows: errors, warnings, and what the page's policy forbade."""
+        """The messages of the console: errors, warnings, and violations of the page's policy."""
         told = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
         return [
             event

@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="CoNSeP, or its unpack.py")
     add("--weights", type=Path, required=True, metavar="FILE", help="a ResNet-50's weights")
-    add("--stride-in-1x1", action="store_true", help="of the weights, unless declared beside them")
+    add("--stride-in-1x1", action="store_true", help="the weights stride in the 1x1 convolutions")
     add("--results", type=Path, required=True, metavar="DIR", help="folder of everything")
     add("--minutes", type=float, metavar="M", help="end by then; the same command continues")
     add("--short", action="store_true", help="the short form, for a CPU")

@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import shutil
+import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ MOST_PAGE_BYTES = 1_500_000
 MOST_PICTURE_BYTES = 250_000
 """Largest size of the picture of a prediction, in bytes."""
 PICTURE = "prediction.jpg"
+"""The picture of a prediction in the folder of results and in the example."""
 SUBMITTED = {SEARCH_STUDY: "the winner of the search", ROWS_STUDY: "the report's recipe, Res50"}
 """The models that a submission is written with, in words, by the study of each."""
-"""The picture of a prediction in the folder of results and in the example."""
 FIGURES = ("differences", "scores", "ap50-curves", "loss-curves")
 """The report's figures of which the example shows the first that is there."""
 BEGIN, END = "<!-- proof: written by benchmarks.proof -->", "<!-- end of proof -->"
@@ -50,8 +51,8 @@ SHORT_FIRST = "Earlier short runs with other settings learned less (results/LOG.
 """The sentence on earlier runs: of the whole form, and of the short one, whose settings were tried.
 """
 REAL_COMMAND = (
-    ".venv/bin/python -m benchmarks.proof --data ../shared/data/consep --weights"
-    " weights/resnet50.pth --results results/proof --publish"
+    ".venv/bin/python -m benchmarks.proof --data data/consep --weights weights/resnet50.pth"
+    " --results results/proof --publish"
 )
 """The real command, as README shows it."""
 
@@ -183,7 +184,7 @@ def _gather(proof: "Proof") -> Facts:
 
 
 def _submission(path: Path) -> dict[str, Any]:
-    """What a submission holds; empty if there is none."""
+    """The content of a submission in numbers; empty if there is none."""
     if not path.exists():
         return {}
     with zipfile.ZipFile(path) as archive:
@@ -331,21 +332,18 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def first_screen(facts: Facts) -> str:
     """README's part about the proof, in Markdown."""
     is_short = facts.proof.state.short
-    head = "**On real tissue.** "
     if is_short:
-        head += (
-            "*The numbers of this part come from the short form of the proof, on a CPU*"
-            f" ({short.IN_WORDS}). *They show that the chain works, and nothing about any method.*"
-            " The real command needs one GPU and some 15 minutes, and has not run yet:"
+        head = (
+            "*The numbers of this part come from the short form of the proof, on a CPU*:"
+            f" {short.IN_WORDS}. *They show that the chain works, and say nothing about any"
+            " method.* The real command needs one GPU and some 15 minutes, and has not run yet:"
         )
     else:
-        head += (
+        head = (
             "The reference report's question on CoNSeP, split by tile, from the first trial to the"
             f" submission: {as_duration(facts.seconds)} on {facts.machine}, by one command that can"
             " be stopped and continued anywhere:"
         )
-    if facts.left:
-        head = f"*Not finished.* {_left(facts)} {head}"
     rate = facts.rates[ROWS_STUDY]
     rows = [
         f"- {row.name}: AP50 {text['ap50']}"
@@ -363,15 +361,13 @@ def first_screen(facts: Facts) -> str:
         f"- The search: {many(len(facts.search.trials), 'trial')},"
         f" {many(len(facts.search.confirm_trials), 'confirming training')}."
         f" {_winner(facts.search)}",
-        "- Submissions: "
-        + "; ".join(
-            f"{whose}, {many(found['images'], 'test image')} with"
-            f" {many(found['detections'], 'detection')}"
+        *(
+            f"- The submission of {whose}: {many(found['images'], 'test image')} with"
+            f" {many(found['detections'], 'detection')}."
             if (found := facts.submissions[name])
-            else f"{whose}, not written"
+            else f"- The submission of {whose}: not written."
             for name, whose in SUBMITTED.items()
-        )
-        + ".",
+        ),
         f"- {rate.per_minute:,.0f} training images a minute over the whole wall time of the rows"
         f" (n = {rate.work.images:,} images, {facts.machine}).",
     ]
@@ -383,18 +379,25 @@ def first_screen(facts: Facts) -> str:
         )
         if name != PICTURE or (not is_short and (facts.proof.results / PICTURE).exists())
     ]
-    return (
-        "\n\n".join(
-            [
-                head,
-                f"    {REAL_COMMAND}",
-                "\n".join([*rows, *sums]),
-                "\n".join(images),
-                "[docs/example](docs/example/README.md) has the reports, the reference report's"
-                " numbers beside ours, and what CoNSeP can and cannot say.",
-            ]
-        )
-        + "\n"
+    parts = [
+        _wrapped(head),
+        "    " + REAL_COMMAND.replace(" --weights", " \\\n        --weights"),
+        "\n".join(_wrapped(line) for line in [*rows, *sums]),
+        _wrapped(f"Not finished. {_left(facts)} The same command continues.") if facts.left else "",
+        "\n".join(images),
+        _wrapped(
+            "[docs/example](docs/example/README.md) has the reports, the reference report's"
+            " numbers beside ours, and what CoNSeP can and cannot say."
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    """A paragraph, or a line of a list, in lines of at most 120 columns."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 

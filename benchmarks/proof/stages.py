@@ -196,7 +196,7 @@ class Proof:
             f"retraining of {name}",
             lambda: self._is_retrained(name),
             lambda: self._retrain(name),
-            lambda: f"{what}, retrained, with its submission",
+            lambda: f"the retraining of {what}, with its submission",
         )
 
     def _is_retrained(self, name: str) -> bool:

@@ -30,13 +30,13 @@ MOST_BYTES = 100_000_000
 _LEFT_FOLDERS = {"retrain", "weights", "data", "mlartifacts", "example", "overlays"}
 _LEFT_FILES = {"driver.json", "retrain.json", ARCHIVE}
 _LEFT_SUFFIXES = {".safetensors", ".lock", ".part"}
-"""What is not carried: weights and checkpoints (a trial that has not ended begins anew elsewhere),
-locks, and what is made again: images, pages and pictures."""
+"""Files that are not carried: weights and checkpoints (a trial that has not ended begins anew
+elsewhere), locks, and files that are made again: images, pages and pictures."""
 
 
 @dataclass
 class ProofState:
-    """What a proof has chosen and run.
+    """The choices and runs of a proof.
 
     results   the folder of everything
     short     whether this is the short form

@@ -48,7 +48,8 @@ FAULT_OF_THE_FILE = 0.5
 annotations."""
 
 Draw = Callable[[int, int], MaskCrop]
-"""Draws an outline in an image of a height and a width in pixels; raises DataError without a place.
+"""A function that draws an outline in an image of a height and a width in pixels; it raises
+DataError without a place.
 """
 
 

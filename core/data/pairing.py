@@ -12,7 +12,7 @@ from core.text import many
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi", ".qptiff")
 """Suffixes of whole slides, which are not read."""
 _DEPTHS = ("*", "*/*", "*/*/*")
-"""Where files are looked for: in a folder, in its folders and in theirs."""
+"""Patterns of the places in which files are looked for: a folder, its folders, and theirs."""
 
 
 def files_with_suffix(folder: Path, *suffixes: str) -> list[Path]:

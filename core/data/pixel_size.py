@@ -121,7 +121,7 @@ def _is_plausible(size: PixelSize) -> bool:
 
 
 def _stated(page: tifffile.TiffPage) -> PixelSize | None:
-    """What a page states, if anything."""
+    """The size of a pixel that a page states; None if it states none."""
     description = page.description or ""
     if "<OME" in description[:2000]:
         return _of_ome(description)

@@ -6,7 +6,7 @@
 Such a file is what QuPath 0.2 and later write by "Export objects as GeoJSON": a FeatureCollection,
 a list of features, or one feature. An object is a Polygon or a MultiPolygon, with or without holes,
 in pixels of the full image. Its class is the name of its classification; classes are numbered in
-the order of their names. Of cells the outline is read, not the nucleus.
+the order of their names. The outline of a cell is read, and not its nucleus.
 
 Not read, and noted with their number: classes whose name ends with `*`, which QuPath itself ignores
 (`Ignore*`, `Region*`); tiles and cores; and annotations without a class where detections lie beside
@@ -50,7 +50,7 @@ _KINDS = {
     "root": "",
     "PathRootObject": "",
 }
-"""What each type of QuPath's objects is here; empty for those that are no instances."""
+"""The kind of each type of QuPath's objects; empty for those that are no instances."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ MOST_OUTSIDE = 0.5
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a data set holds.
+    """The content of a YOLO data set.
 
     source    the file that describes it
     names     the names of its classes by number

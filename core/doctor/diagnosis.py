@@ -44,7 +44,7 @@ class Diagnosis:
     recommended  settings that suit the data, with the reasons
     headline     whether it can be searched on, or how many problems there are
     causes       the problems by cause
-    mend         the data set mended as far as nothing is lost unsaid; None if nothing could be read
+    mend         the data set with all repairs that need no judgement; None if nothing could be read
     ways_out     what would skip the problems
     following    the next command to type
     lines        all of it in words
@@ -290,7 +290,7 @@ def _causes(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 def _ways_out(problems: Sequence[Problem], inspection: Inspection) -> Iterator[str]:
-    """What would skip the problems, and what they mean for the numbers."""
+    """Sentences on what would skip the problems, and on what they mean for the numbers."""
     if problems and inspection.single:
         yield (
             "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one"

@@ -1,4 +1,4 @@
-"""The figures of the doctor's page: sizes against anchors, instances an image against caps."""
+"""The figures of the doctor's page: sizes against anchors, instances per image against caps."""
 
 from collections.abc import Sequence
 
@@ -115,7 +115,7 @@ def crowds(counts_I: NDArray[np.int64], most_of_a_class: int, config: TrialConfi
         axes.locator_params(axis="both", nbins=6 if wide else 4, integer=True)
 
     return draw_figure(
-        "crowds", Drawing("crowds", "Instances an image", caption, HEIGHT.__getitem__, draw)
+        "crowds", Drawing("crowds", "Instances per image", caption, HEIGHT.__getitem__, draw)
     )
 
 

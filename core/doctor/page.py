@@ -376,7 +376,7 @@ def _pairs(
 def _of_pair(
     dataset: Dataset, pair: tuple[int, int], equal: bool, leaks: bool, pattern: str
 ) -> Iterator[str]:
-    """What two images have in common, what that means, and what to do."""
+    """Sentences on what two images have in common, what that means, and what to do."""
     yield "The pixels are the same." if equal else "They show nearly the same place."
     try:
         groups = set(group_names([dataset.samples[one].name for one in pair], pattern, ""))

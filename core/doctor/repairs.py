@@ -1,4 +1,4 @@
-"""What can be mended in a data set without losing anything unsaid, and the mended copy.
+"""Repairs of a data set that need no judgement, and the repaired copy.
 
 Every repair is counted, and written with its image and place into `repairs.json` of the copy. What
 only a person can decide stays as it is, and the diagnosis of the copy names it: which of two

@@ -5,7 +5,7 @@ batch.py           the predictions of many images, written as each is done
 cells.py           detections as cells: each pixel has one owner
 choice.py          settings of prediction, tried on a trained model
 detect.py          the detections in an image, merged from those in its views
-learned.py         what metrics.json says of a model: whether to believe it, and from which score on
+learned.py         whether to believe a model, and from which score on, as metrics.json says
 merge.py           the detections of several looks at a tile, as one list
 outputs.py         the files of a prediction: label images, table, polygons, pictures, COCO results
 overlay.py         pictures of instances

@@ -36,7 +36,7 @@ USUAL_SCORE = 0.5
 
 @dataclass(frozen=True)
 class Place:
-    """Where predictions go.
+    """The place to which predictions are written.
 
     folder    folder of all files
     results   name of the file of COCO results in it; empty for that of `OUTPUTS`
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass
 class _Done:
-    """What is known of the images so far.
+    """The images so far, and their numbers.
 
     images       the images that were predicted
     instances    number of their detections
@@ -78,7 +78,7 @@ class _Done:
 
 @dataclass(frozen=True)
 class _Look:
-    """What holds for all images of a prediction.
+    """The circumstances that all images of a prediction share.
 
     least_score   least score of a cell
     why           where that score comes from, in words
@@ -222,7 +222,7 @@ def _say_what_was_written(
     if look.has_cells and done.unsized:
         say(
             console,
-            f"The size of a pixel is not known of {many(done.unsized, 'image')}: their cells are"
+            f"The pixel size of {many(done.unsized, 'image')} is not known, so cells there are"
             " measured in pixels alone; --pixel-size gives it in micrometres",
         )
     full = about_full_tiles(
@@ -246,7 +246,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _place_of(out: Path, write: str | None) -> Place:
-    """What `--out` and `--write` ask for. Raises BadRequest."""
+    """The place and outputs that `--out` and `--write` ask for. Raises BadRequest."""
     is_file = out.suffix == ".json" and not out.is_dir()
     known = ", ".join(OUTPUTS)
     wanted = tuple(OUTPUTS if write is None else dict.fromkeys(write.split(",")))

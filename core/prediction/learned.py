@@ -1,5 +1,5 @@
-"""What `metrics.json` beside a model says of its predictions: whether to believe them, and from
-which score on.
+"""The trust that a model deserves, by `metrics.json` beside it: whether to believe its predictions,
+and from which score on.
 """
 
 from collections.abc import Mapping

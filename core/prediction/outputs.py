@@ -2,7 +2,7 @@
 
     results.json, results.images.json   COCO results and the images that their ids name
     labels/NAME.tif                     label images
-    cells.csv                           a row a cell
+    cells.csv                           a row for each cell
     geojson/NAME.geojson                polygons
     overlays/NAME.png                   pictures
 
@@ -186,7 +186,7 @@ def coco_rows(seen: Predicted) -> str:
 
 @dataclass(frozen=True)
 class PerImage:
-    """An output of one file an image.
+    """An output of one file for each image.
 
     folder, suffix   place and suffix of these files
     content          function that makes the bytes of one

@@ -655,7 +655,7 @@ def test_a_folder_gets_every_kind_of_file_with_the_same_cells_as_the_results(
         r" ones)?",
         lines[5],
     )
-    assert lines[6].startswith("The size of a pixel is not known of 3 images: ")
+    assert lines[6].startswith("The pixel size of 3 images is not known, ")
     assert leftovers(out) == []
 
 

@@ -28,7 +28,7 @@ PAGES = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 FOR_USERS = ["README.md", "docs/tutorial.md", "docs/faq.md", "docs/architecture.md"]
-"""Pages that tell what there is now; the others tell of settings and files of former times too."""
+"""Pages that describe the present state; the others also name settings and files of the past."""
 COMMAND = re.compile(r"(?:\.venv/bin/)?python -m ((?:core|tune|benchmarks)[\w.]*)\b(.*)")
 SPACE = "search_spaces/demo.yaml"
 VARIANTS = "search_spaces/report_tables.yaml"
@@ -103,7 +103,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "tune.search": check_search,
     "tune.weights": check_weights,
 }
-"""What else is asked of the arguments of a command, after its own parser has taken them."""
+"""Further checks of the arguments of a command, after its own parser has taken them."""
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ class Progress:
         """A row for each running trial; memory has a column where it is known."""
         memory = any(record.epochs and _gib(record) for record in running)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for name in ("trial", "epoch", "AP50", "best", "curve", "an epoch"):
+        for name in ("trial", "epoch", "AP50", "best", "curve", "per epoch"):
             table.add_column(name, no_wrap=True, justify="left" if name == "curve" else "right")
         if memory:
             table.add_column("GPU memory", no_wrap=True, justify="right")

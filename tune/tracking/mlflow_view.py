@@ -27,7 +27,7 @@ _FIRST_CHARTS = ("ap50", "loss/loss", "learning_rate")
 _FOLDED = ("coco", "loss")
 """Other sections of charts, whose names are prefixes of metrics. They are closed at first."""
 UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` listens unless it is told otherwise."""
+"""The address at which `mlflow ui` listens unless it is told otherwise."""
 
 
 def address_of_runs(uri: str, experiment: str) -> str:

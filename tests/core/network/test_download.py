@@ -20,7 +20,7 @@ SUM = hashlib.sha256(CONTENT).hexdigest()
 
 @dataclass
 class Server:
-    """What the server has and does.
+    """A server of one file.
 
     url       address of its file
     content   bytes of the file

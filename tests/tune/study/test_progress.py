@@ -32,7 +32,7 @@ def trial(number: int, state: State, scores: Sequence[float], **more: Any) -> Tr
 
 
 def screen(records: Sequence[TrialRecord], planned: int = 6) -> str:
-    """What a terminal of 120 columns shows."""
+    """The text that a terminal of 120 columns shows."""
     output = io.StringIO()
     console = Console(file=output, width=120, force_terminal=True, color_system=None)
     sure = Interval(0.45, 0.4, 0.5)

@@ -8,7 +8,8 @@ from core.data.dataset import Dataset
 from core.data.synthetic import make_cells
 
 SCENE: Dataset = make_cells(images=4, side=64)
-"""What every export shows: four images of some 60 pixels, four classes, no instance over another.
+"""The data that every export shows: four images of some 60 pixels a side, with four classes, and no
+instance over another.
 """
 
 

@@ -8,7 +8,7 @@ from tests.core.data.exports.export import SCENE, Export
 
 
 def write(folder: Path) -> None:
-    """Three images to train on and the fourth, too; one of them again to test."""
+    """All four images to train on, and one of them again to test."""
     for part, samples in (("train", SCENE.samples), ("test", SCENE.samples[:1])):
         for kind in ("images", "masks"):
             (folder / part / kind).mkdir(parents=True)
