@@ -318,7 +318,8 @@ def file_names(names: Sequence[str]) -> list[str]:
     """
     taken: dict[str, None] = {}
     for name in names:
-        path = Path(name.replace("\\", "/"))
+        # A file on Linux may be called `\a.png`; what is written of it stays inside its folder.
+        path = Path(name.replace("\\", "/").lstrip("/") or "image")
         stem = "_".join(
             path.with_suffix("").parts if path.suffix.lower() in IMAGE_SUFFIXES else path.parts
         )

@@ -167,7 +167,7 @@ def _limited(evidence: Evidence) -> Iterator[str]:
         f"{row} is weakest in {weakest.label} (AP50 {cell_text(weakest.ap50, Kind.AP50)}): of its"
         f" {instances}{counted}"
         if len(mine) > 1
-        else f"Of the {instances} in the validation images of {weakest.row}{counted}"
+        else f"Of the {instances} in the validation images of {weakest.row}{counted or ','}"
     )
     yield f"{subject} {listed([*said, found])}{gain}"
 

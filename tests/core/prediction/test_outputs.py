@@ -244,3 +244,11 @@ def test_names_of_files_are_distinct_and_short() -> None:
     assert found[5] == "b.c"
     assert len(set(found)) == len(found)
     assert max(map(len, found)) < 210
+
+
+@pytest.mark.parametrize("name", ["\\a.png", "\\\\host\\a.png", "/a.png", "..\\..\\a.png", "\\"])
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    (found,) = file_names([name])
+    assert found
+    assert "/" not in found
+    assert (Path("cells/labels") / f"{found}.tif").parent == Path("cells/labels")
