@@ -177,6 +177,9 @@ def read_files(
             )
             problems.append(Problem(str(file.path), message))
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
+    if not any(document["annotations"] for _, document in documents):
+        message = "the list of annotations is empty; export the file again with its annotations"
+        problems.append(Problem(str(first), message))
     pictures: dict[str, AnnotatedImage] = {}
     validating: list[str] = []
     for file, document in documents:
@@ -432,9 +435,6 @@ def _by_image(
     An annotation is valid if its image and its category exist and `iscrowd` is 0 or 1. Nothing
     refers to an annotation by its id, so repeated ids are only noted.
     """
-    if not items:
-        message = "the list of annotations is empty; export the file again with its annotations"
-        problems.append(Problem(str(path), message))
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
     numbered = [item for _, item in _numbered(items, "annotation", path, problems)]
     for item in sorted(numbered, key=lambda item: int(item["id"])):

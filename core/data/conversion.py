@@ -48,12 +48,15 @@ def refuse_target(folder: Path) -> None:
 def write_coco(dataset: Dataset, folder: Path) -> None:
     """Write a data set into an empty folder.
 
-    Reading the folder gives the same pixels and instances, numbered alike, and the same split. The
-    names of images end in `.png` afterwards. Raises DataError for a test image that cannot be read,
+    Reading the folder gives the same pixels and instances, numbered alike, and the same split; one
+    without training images, by which nobody can train, is left out. The names of images end in
+    `.png` afterwards. Raises DataError for a test image that cannot be read,
     and OSError.
     """
     file_of = _file_names([sample.name for sample in dataset.samples])
     validating = set(dataset.validation)
+    if len(validating) == len(dataset.samples):
+        validating = set()
     for part, validates in (("train", False), (VALIDATION, True)):
         samples = [one for one in dataset.samples if (one.name in validating) == validates]
         if samples:

@@ -1,6 +1,7 @@
 """Laws of the converter: what it writes is read as the same data set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,22 @@ def test_the_current_folder_and_a_link_are_refused(
     assert main(["synthetic", dest]) == 2
     assert capsys.readouterr().err.startswith(f"{dest}: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("validating", [1, len(SCENE.samples)])
+def test_a_part_without_instances_and_a_split_without_training_images_can_be_read_again(
+    tmp_path: Path, validating: int
+) -> None:
+    first, *others = SCENE.samples
+    negative = replace(
+        first,
+        label_maps=np.zeros((1, *first.size), np.uint16),
+        labels_N=np.zeros(0, np.int64),
+        crowd_N=np.zeros(0, np.bool_),
+    )
+    samples = [negative, *others]
+    names = [sample.name for sample in samples[:validating]]
+    write_coco(assemble("cells", SCENE.classes, samples, validation=names), tmp_path)
+    data = load_data(str(tmp_path))
+    assert len(data.samples) == len(samples)
+    assert len(data.validation) == validating % len(samples)
