@@ -49,7 +49,7 @@ from core.data.dataset import (
     examples_of,
     first_problem_of,
 )
-from core.data.images import is_deep
+from core.data.images import is_deep, of_8_bits
 from core.data.intensity import with_8_bits
 from core.data.listing import list_images
 from core.data.readers import READERS
@@ -154,11 +154,7 @@ def _deep_test_images(dataset: Dataset) -> list[Problem]:
 
 def _flat_test_images(dataset: Dataset) -> list[str]:
     """A note on test images of 8 bits, which no range brings to the brightness of the others."""
-    flat = [
-        image.file_name
-        for image in dataset.test_images
-        if image.path and not is_deep(Path(image.path))
-    ]
+    flat = of_8_bits(dataset.test_images)
     if not flat:
         return []
     return [

@@ -74,6 +74,19 @@ def is_deep(path: Path) -> bool:
         return stored.deep
 
 
+def of_8_bits(images: Sequence[TestImage]) -> list[str]:
+    """The names of listed images whose files have up to 8 bits a channel.
+
+    A file that can be read no more is left out: reading it says so.
+    """
+    names = []
+    for image in images:
+        with contextlib.suppress(DataError):
+            if image.path and not is_deep(Path(image.path)):
+                names.append(image.file_name)
+    return names
+
+
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
     """Whether EXIF turns or mirrors an image, and no size tells if its annotations were turned.
 

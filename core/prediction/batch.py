@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.config import TrialConfig, Value
+from core.config import AUTO, TrialConfig, Value
 from core.console import complain, say
 from core.data import Problem, TestImage
-from core.data.dataset import first_problem_of
-from core.data.images import read_test_image
+from core.data.dataset import examples_of, first_problem_of
+from core.data.images import of_8_bits, read_test_image
 from core.data.listing import find_listing, look_through
 from core.data.pixel_size import PixelSize, parse_pixel_size, pixel_size_of
 from core.device import MOST_THREADS
@@ -27,7 +27,7 @@ from core.prediction.detect import about_full_tiles
 from core.prediction.learned import balanced_score_in, read_metrics, warning_of
 from core.prediction.outputs import OUTPUTS, Files, PerImage, Predicted, file_names, listing_beside
 from core.prediction.trained_model import TrainedModel, load
-from core.text import listed, many
+from core.text import have, listed, many
 from core.values import as_number, as_seconds
 
 USUAL_SCORE = 0.5
@@ -130,6 +130,7 @@ def predict_batch(
     trained = _with_settings(load(model, device), settings)
     look = _look_of(model, trained, settings, given, place)
     _say_what_is_used(console, model, trained, problems, look)
+    _say_what_differs(console, trained.config.data.intensity, found)
     done = _Done()
     files = Files(place.folder, place.outputs, place.results)
     try:
@@ -196,6 +197,19 @@ def _say_what_is_used(
     say(console, f"Model {model}: {trained.config.model.backbone}, {classes}, on {on}")
     if look.warning:
         say(console, f"Warning: {look.warning}")
+
+
+def _say_what_differs(console: Console, intensity: str, images: Sequence[TestImage]) -> None:
+    """Name images of 8 bits where the model's own images were brought to 8 bits by a range."""
+    if intensity == AUTO or not (flat := of_8_bits(images)):
+        return
+    say(
+        console,
+        f"Note: {many(len(flat), 'image')} {have(len(flat))} 8 bits a channel"
+        f" ({examples_of(flat)}), and the model's own images were brought to 8 bits by"
+        f" data.intensity {intensity} if they had more; then save these as those were, or their"
+        " brightness differs",
+    )
 
 
 def _say_what_was_written(

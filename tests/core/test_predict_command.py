@@ -59,8 +59,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def saved(folder: Path) -> Path:
-    config = TrialConfig.from_settings(SETTINGS)
+def saved(folder: Path, **settings: str) -> Path:
+    config = TrialConfig.from_settings({**SETTINGS, **settings})
     torch.manual_seed(0)
     network = build_detector(config.model, len(CLASSES), None, config.predict)
     trained_model.save(folder, TrainedModel(config, CLASSES, network.eval()))
@@ -798,3 +798,18 @@ def test_masks_of_a_large_image_take_a_fraction_of_what_full_size_masks_would() 
     assert row["results"] == INSTANCES
     assert row["windows"] > HEIGHT * WIDTH, "a mask of the whole image is among them"
     assert row["peak"] - row["before"] < INSTANCES * HEIGHT * WIDTH / 10
+
+
+@pytest.mark.usefixtures("model")
+def test_images_of_8_bits_are_noted_where_the_model_learned_on_deeper_ones(
+    cells: Path, tmp_path: Path
+) -> None:
+    deep = saved(tmp_path / "deep", **{"data.intensity": "0,4095"})
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40), np.uint16)
+    tifffile.imwrite(cells / "d.tif", pixels)
+    found = command(deep, cells, tmp_path / "out.json")
+    assert found.status == 0
+    assert "Note: 3 images have 8 bits a channel (a grey.tif, b.png, c.jpg)" in found.out
+    for file in ("a grey.tif", "b.png", "c.jpg"):
+        (cells / file).unlink()
+    assert "Note: " not in command(deep, cells, tmp_path / "out.json").out
