@@ -206,8 +206,8 @@ def _say_what_differs(console: Console, intensity: str, images: Sequence[TestIma
     say(
         console,
         f"Note: {many(len(flat), 'image')} {have(len(flat))} 8 bits a channel"
-        f" ({examples_of(flat)}), and the model's own images were brought to 8 bits by"
-        f" data.intensity {intensity} if they had more; then save these as those were, or their"
+        f" ({examples_of(flat)}), and the model brings images of more bits to 8 by data.intensity"
+        f" {intensity}; if it was trained on such images, save these with as many bits, or their"
         " brightness differs",
     )
 

@@ -279,5 +279,5 @@ def test_the_tutorial_ends_with_label_images_of_new_images(practice: Path) -> No
 
 
 def beginning(line: str) -> str:
-    """What a line is about, without what differs between machines: its numbers, and all after `:`."""
+    """A line without the parts that differ between machines: numbers, and all after `:`."""
     return re.sub(r"\d+", "#", line.partition(":")[0])
