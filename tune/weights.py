@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,11 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files: list[WeightsFile] = [*dict.fromkeys(weights_files_of(request.space, problems).values())]
     if problems:
         raise problems[0]
+    if parsed.into is not None:
+        carried = [parsed.into / file.path.name for file in files]
+        files = [
+            replace(file, path=path, missing=None)
+            if file.kind != "file" and path.is_file()
+            else file
+            for file, path in zip(files, carried, strict=True)
+        ]
     console = Console()
     for file in files:
         line = f"missing: {file.missing}" if file.missing else f"there:   {file.path}"
-        elsewhere = parsed.into is not None and not (parsed.into / file.path.name).exists()
-        if elsewhere and not file.missing:
+        is_carried = file.missing or file.kind == "file" or parsed.into == file.path.parent
+        if parsed.into is not None and not is_carried:
             line += f" (not in {parsed.into}; copy it there to carry it as well)"
         say(console, line)
     missing = [file.missing for file in files if file.missing]

@@ -38,7 +38,8 @@ def ap50_in(metrics: Mapping[str, Any]) -> float | None:
     metrics   the content of metrics.json
     """
     for part in ("validation", "together", "search"):
-        score = (metrics.get(part) or {}).get("ap50")
+        found = metrics.get(part)
+        score = found.get("ap50") if isinstance(found, dict) else None
         if isinstance(score, int | float) and 0 <= score <= 1:
             return float(score)
     return None

@@ -93,6 +93,12 @@ def test_what_lies_elsewhere_is_said_to_be_missing_in_the_folder_to_carry(
     assert first.startswith("there:   ")
     assert first.endswith(" (not in usb; copy it there to carry it as well)")
     assert [path.name for path in (tmp_path / "usb").iterdir()] == [f"resnet34-{SUM[:8]}.pth"]
+    assert main([str(space), "--into", "usb"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[1:] == [
+        f"there:   usb/resnet34-{SUM[:8]}.pth",
+        "2 files of pretrained weights, none missing",
+    ]
 
 
 def test_the_files_are_listed_without_ray_and_without_the_ledger(space: Path) -> None:
