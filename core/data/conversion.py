@@ -53,7 +53,7 @@ def write_coco(dataset: Dataset, folder: Path) -> None:
     `.png` afterwards. Raises DataError for a test image that cannot be read,
     and OSError.
     """
-    file_of = _file_names([sample.name for sample in dataset.samples])
+    file_of = converted_names([sample.name for sample in dataset.samples])
     validating = set(dataset.validation)
     if len(validating) == len(dataset.samples):
         validating = set()
@@ -65,7 +65,7 @@ def write_coco(dataset: Dataset, folder: Path) -> None:
         _write_test_images(folder / "test", dataset)
 
 
-def _file_names(names: Iterable[str]) -> dict[str, str]:
+def converted_names(names: Iterable[str]) -> dict[str, str]:
     r"""The file of each image: its name with `.png` in place of an image's suffix.
 
     The suffix stays where two names differ in it alone. A file stays inside its folder whatever the
@@ -128,7 +128,7 @@ def _annotations(
 
 def _write_test_images(folder: Path, dataset: Dataset) -> None:
     """Write the test images and their listing, with their ids."""
-    file_of = _file_names([image.file_name for image in dataset.test_images])
+    file_of = converted_names([image.file_name for image in dataset.test_images])
     intensity = dataset.intensity or AUTO
     images = [
         _write_image(folder, file_of[image.file_name], read_test_image(image, intensity), image.id)

@@ -8,7 +8,7 @@ classes is right, or whether two pieces are one cell.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from core.config import TrialConfig
 from core.data.coco_masks import COVERS
-from core.data.conversion import refuse_target, write_coco
+from core.data.conversion import converted_names, refuse_target, write_coco
 from core.data.dataset import Dataset, Inspection, Problem, assemble
 from core.data.images import IMAGE_SUFFIXES, turned_in_doubt
 from core.data.split import group_names
@@ -339,18 +339,21 @@ def is_for_copy(name: str, settings: TrialConfig) -> bool:
 def settings_for_copy(config: TrialConfig, mend: Mended) -> tuple[TrialConfig, list[str]]:
     """The settings with which a copy is checked, and what is to be said of those that changed.
 
-    Images of the copy end in `.png`, so that a group pattern may find its group in none of them.
+    Images of the copy end in `.png`, so that a group pattern may find no groups, or others.
     """
     changes: dict[str, bool | str] = dict.fromkeys(DONE_IN_COPY, False)
     said: list[str] = []
     pattern = config.data.group_pattern
+    file_of = converted_names([one.name for one in mend.dataset.samples])
     try:
-        names = [PurePosixPath(one.name) for one in mend.dataset.samples]
-        group_names([str(name.with_suffix(".png")) for name in names], pattern, "")
+        before, after = (group_names(names, pattern, "") for names in (file_of, file_of.values()))
+        kept = len(set(zip(before, after, strict=True))) == len(set(before)) == len(set(after))
     except DataError:
+        kept = False
+    if not kept:
         changes["data.group_pattern"] = ""
         said.append(
-            "Images of the copy end in .png, where data.group_pattern finds no group: change it,"
-            " as from `_\\d+$` to `_\\d+\\.png$`."
+            "Images of the copy end in .png, where data.group_pattern does not find the same"
+            " groups: change it, as from `_\\d+$` to `_\\d+\\.png$`."
         )
     return config.changed(changes), said

@@ -23,7 +23,7 @@ from core.data.conversion import write_coco
 from core.data.dataset import Category, Dataset, Inspection, assemble
 from core.data.synthetic import make_cells, write_hw3
 from core.doctor.diagnosis import diagnose
-from core.doctor.repairs import LIST, REPAIRS, Mended, mended
+from core.doctor.repairs import LIST, REPAIRS, Mended, mended, settings_for_copy
 from core.sample import Sample
 
 MAKE = Path(__file__).parents[4] / "shared/cases/make.py"
@@ -371,3 +371,21 @@ def test_the_current_folder_is_no_place_for_a_copy(
     assert main([str(tmp_path / "from"), "--no-page", "--fix", place]) == 2
     assert capsys.readouterr().err.startswith(f"{place}: ")
     assert not any(current.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [(r"^(s\d)", True), (r"^(.+)_\d+$", False), (r"^(.+?)(?:_\d+)?$", False), ("", True)],
+)
+def test_a_pattern_that_groups_the_files_of_the_copy_in_another_way_is_not_kept(
+    pattern: str, kept: bool
+) -> None:
+    samples = [
+        replace(sample, name=f"s{number // 2}_{number}")
+        for number, sample in enumerate(CELLS.samples)
+    ]
+    mend = done(assemble("x", CELLS.classes, samples))
+    given = TrialConfig.from_settings({"data.group_pattern": pattern})
+    settings, said = settings_for_copy(given, mend)
+    assert settings.data.group_pattern == (pattern if kept else "")
+    assert len(said) == (not kept)
