@@ -31,7 +31,7 @@ from core.text import have, listed, many
 from core.values import as_number, as_seconds
 
 USUAL_SCORE = 0.5
-"""Least score of a cell where nothing says at which score precision and recall balance."""
+"""Least score of a cell where nothing says at which score F1 is highest."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _look_of(
     if "predict.score_threshold" in settings:
         least, why = trained.config.predict.score_threshold, "--score-threshold"
     elif balanced is not None:
-        least, why = balanced, "where precision and recall balanced on the validation images"
+        least, why = balanced, "where F1 was highest on the validation images"
     else:
         least, why = USUAL_SCORE, "the usual one; --score-threshold sets another"
     return _Look(least, why, given, warning_of(metrics), place.outputs != ("coco",))

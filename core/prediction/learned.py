@@ -46,7 +46,7 @@ def ap50_in(metrics: Mapping[str, Any]) -> float | None:
 
 
 def balanced_score_in(metrics: Mapping[str, Any]) -> float | None:
-    """The score at which precision and recall balance on the validation images; None if unknown."""
+    """The score at which F1 was highest on the validation images; None if it is not known."""
     score = metrics.get("balanced_score")
     return float(score) if isinstance(score, int | float) and 0 < score <= 1 else None
 

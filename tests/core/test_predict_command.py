@@ -704,7 +704,7 @@ def test_a_wrong_choice_of_files_is_one_sentence(
         (
             {"balanced_score": 0.25, "validation": {"ap50": 0.5}},
             "0.25",
-            "where precision and",
+            "where F1 was highest on",
             None,
         ),
         (
@@ -721,6 +721,7 @@ def test_a_wrong_choice_of_files_is_one_sentence(
             None,
         ),
         ({"validation": {"ap50": float("nan")}}, "0.5", "the usual one", None),
+        ({"validation": [0.3], "search": "0.3"}, "0.5", "the usual one", None),
         (None, "0.5", "the usual one", None),
     ],
 )

@@ -24,8 +24,8 @@ from core.sample import Detections, Sample
 from tune.study.progress import Steps
 
 DRAWN_SCORE = 0.5
-"""Least score of a detection that is drawn, if no validation image tells at which score precision
-and recall balance."""
+"""Least score of a detection that is drawn, if no validation image tells at which score F1 is
+highest."""
 
 NOT_YET = {
     "written": False,
