@@ -174,7 +174,7 @@ class Progress:
             self._best = best.id, self._find_interval(best)
         sure = self._best[1]
         between = "" if sure is None else f" ({as_ap50(sure.low, 2)} to {as_ap50(sure.high, 2)})"
-        what = best.name or as_settings(_short(best))
+        what = best.name or as_settings(_short(best)) or "all settings at their defaults"
         return [f"best so far: trial {best.id}, AP50 {as_ap50(best.ap50)}{between}: {what}"]
 
     def _table(self, running: Sequence[TrialRecord]) -> Table:

@@ -58,6 +58,11 @@ def test_a_terminal_shows_trials_by_state_the_best_with_its_interval_and_each_ru
     assert "3 min left" in seen
 
 
+def test_the_best_of_a_study_that_searches_nothing_has_its_settings_in_words() -> None:
+    alone = replace(trial(0, State.COMPLETE, [0.1]), params={})
+    assert "AP50 0.1000 (0.40 to 0.50): all settings at their defaults" in screen([alone], 1)
+
+
 def test_one_trial_is_never_called_trials_and_memory_is_left_out_where_it_is_unknown() -> None:
     seen = screen([trial(0, State.RUNNING, [0.1])], planned=1)
     assert "1 trial: 1 running" in seen

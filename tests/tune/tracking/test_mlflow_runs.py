@@ -230,6 +230,39 @@ def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
     assert thread.trouble is None
 
 
+@pytest.mark.parametrize("kept", ["config.json", "epochs.csv", "overlay.jpg"])
+def test_a_file_that_was_refused_is_there_when_the_trial_was_shown_again(
+    destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    names = ["config.json", "epochs.csv", "overlay.jpg"]
+    for name in names:
+        (folder / name).write_text(name)
+    away = tmp_path / "away"
+    away.touch()
+    whole = mlflow.MlflowClient.log_artifact
+
+    def log_artifact(self: mlflow.MlflowClient, run: str, path: str) -> None:
+        if away.exists() and Path(path).name == kept:
+            raise ConnectionError("away")
+        whole(self, run, path)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", log_artifact)
+    view = TrialRuns(destination, VIEW, "search")
+    with pytest.raises(ConnectionError):
+        view.write(record(0), folder)
+    away.unlink()
+    for again in (view, TrialRuns(destination, VIEW, "search")):
+        if again.shown(record(0)) is None:
+            again.write(record(0), folder)
+    run = runs(destination)["0"]
+    client = mlflow.MlflowClient(destination.uri)
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == set(names)
+    assert run.info.status == "FINISHED"
+    assert curve(destination, run) == [(1, 0.1), (2, 0.2)]
+
+
 # What was deleted in MLflow, and what a server refuses
 
 
