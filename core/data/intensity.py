@@ -104,15 +104,16 @@ def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
     if len(deep) < len(dataset.samples):
         names = examples_of([sample.name for sample in deep])
         raise DataError(
-            f"{many(len(deep), 'image')} of {len(dataset.samples):,} hold {deep[0].image.dtype}"
-            f" ({names}), and the others 8 bits; save all of them in one way"
+            f"images are stored in two ways, {len(deep):,} of {len(dataset.samples):,} as"
+            f" {deep[0].image.dtype} ({names}) and the others in 8 bits; save all in one way"
         )
     floating = [sample for sample in deep if sample.image.dtype.kind == "f"]
     if 0 < len(floating) < len(deep):
         names = examples_of([sample.name for sample in floating])
         raise DataError(
-            f"{many(len(floating), 'image')} of {len(deep):,} hold {floating[0].image.dtype}"
-            f" ({names}), and the others whole numbers; save all of them in one way"
+            f"images are stored in two ways, {len(floating):,} of {len(deep):,} as"
+            f" {floating[0].image.dtype} ({names}) and the others as whole numbers; save all in"
+            " one way"
         )
     for sample in deep:
         if not np.isfinite(sample.image).all():

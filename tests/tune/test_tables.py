@@ -22,6 +22,7 @@ INTERVALS = st.builds(Interval, NUMBERS, NUMBERS, NUMBERS)
 PRINTABLE = st.text(st.characters(exclude_categories=["C"]), max_size=20)
 CELLS = {
     Kind.TEXT: PRINTABLE,
+    Kind.SETTING: st.sampled_from(["optim.epochs", "model.backbone", "augment.elastic"]),
     Kind.COUNT: st.integers(),
     Kind.INTERVAL: INTERVALS,
     Kind.DIFFERENCE: INTERVALS,

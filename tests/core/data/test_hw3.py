@@ -572,18 +572,18 @@ def test_a_png_over_the_size_limit_is_refused_by_its_header(tmp_path: Path, side
 
 def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Path) -> None:
     write_image(tmp_path, "a", masks={1: mask_with(-1), 2: mask_with(0.5)})
-    write_image(tmp_path, "b", image=RGB.astype(np.uint16))
+    write_image(tmp_path, "b")
+    (tmp_path / "train" / "b" / "image.tif").write_bytes(b"no image")
     write_image(tmp_path, "c")
     (tmp_path / "train" / "d").mkdir()
     inspection = inspect_data(str(tmp_path))
     assert [
-        Path(problem.place).relative_to(tmp_path / "train").as_posix()
-        for problem in inspection.problems
+        Path(problem.place).relative_to(tmp_path).as_posix() for problem in inspection.problems
     ] == [
-        "a/class1.tif",
-        "a/class2.tif",
-        "b/image.tif",
-        "d",
+        "train/a/class1.tif",
+        "train/a/class2.tif",
+        "train/b/image.tif",
+        "train/d",
     ]
     assert inspection.dataset is not None
     assert [sample.name for sample in inspection.dataset.samples] == ["c"]

@@ -130,8 +130,8 @@ def test_what_no_range_fits_is_refused(tmp_path: Path) -> None:
         return str(problem)
 
     mixed = [DEEP[0], *(sample.image for sample in SCENE.samples[1:])]
-    assert "1 image of 4 hold uint16" in told("mixed", mixed)
-    assert "and the others 8 bits; save all of them in one way" in told("mixed", mixed)
+    assert "in two ways, 1 of 4 as uint16" in told("mixed", mixed)
+    assert "and the others in 8 bits; save all in one way" in told("mixed", mixed)
     broken = [image.astype(np.float32) for image in DEEP]
     broken[2][3, 3, 0] = np.nan
     assert "holds values that are infinite or no numbers" in told("broken", broken)
@@ -183,8 +183,8 @@ def test_a_range_too_narrow_to_write_down_is_refused() -> None:
 def test_floats_and_whole_numbers_share_no_range(tmp_path: Path) -> None:
     mixed = [DEEP[0] / np.float32(65535), *DEEP[1:]]
     (problem,) = inspect_data(str(save(tmp_path, mixed))).problems
-    assert "1 image of 4 hold float32" in str(problem)
-    assert "and the others whole numbers; save all of them in one way" in str(problem)
+    assert "in two ways, 1 of 4 as float32" in str(problem)
+    assert "and the others as whole numbers; save all in one way" in str(problem)
 
 
 def test_test_images_of_8_bits_beside_deeper_ones_are_noted(tmp_path: Path) -> None:
