@@ -6,11 +6,14 @@ are drawn. Python must know the size of every answer, so it waits for each. In t
 be boxes of zeros, and the same number of draws, some of which may have no weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import nms
 
 from core.network.anchors import Anchors
@@ -26,6 +29,10 @@ SUPPRESSED_TOGETHER = ("cuda",)
 """Types of device on which the boxes of all levels are suppressed in one call, because each call
 waits for the device. On a CPU it is faster to compare each box only with those of its level."""
 
+LEARNED_WHERE_DRAWN = ("cpu",)
+"""Types of device on which the head's gradient is computed from the drawn anchors alone, some 256
+of 160,000 in an image of 800 pixels, instead of from its outputs at all anchors."""
+
 SUPPRESSION_IOU = 0.7
 """Only the better of two boxes of one level is proposed if their IoU is above this."""
 LEAST_PROPOSAL_SIDE = 1e-3
@@ -35,8 +42,8 @@ LEAST_PROPOSAL_SIDE = 1e-3
 class ProposalNetwork(nn.Module):
     """The region proposal network: boxes in which instances may be, whatever their class.
 
-    head                 module from levels, [B, F, H, W] each, to objectness [B, Z, H, W] and
-                         offsets [B, 4 Z, H, W] of each level
+    head                 from levels, [B, F, H, W] each, to objectness [B, Z, H, W] and offsets
+                         [B, 4 Z, H, W] of each level
     kept_in_training     largest number of boxes of a level that enter suppression, and of boxes
                          that are proposed in an image, in training mode
     kept_in_evaluation   the same in evaluation mode
@@ -44,7 +51,7 @@ class ProposalNetwork(nn.Module):
 
     def __init__(
         self,
-        head: nn.Module,
+        head: RPNHead,
         anchors: Anchors,
         sampler: BalancedSampler,
         kept_in_training: int,
@@ -72,25 +79,26 @@ class ProposalNetwork(nn.Module):
         fixed    whether the step has the fixed form (see `MaskRCNN`). Then `truths` are one tensor,
                  [B, N, 4], and so are the proposals, [B, K, 4]; missing ones are boxes of zeros
         """
-        objectness, offsets = self.head(levels)
-        of_level = [level[0].numel() for level in objectness]
-        # Float32 under autocast too: bfloat16, which has no odd numbers above 256, is too coarse.
-        objectness_BA = torch.cat(
-            [_by_anchor(level, 1)[..., 0] for level in objectness], dim=1
-        ).float()
-        offsets_BA4 = torch.cat([_by_anchor(level, 4) for level in offsets], dim=1).float()
         anchors_A4 = self.anchors(batch.images_B3HW.shape[-2:], levels)
+        if truths is not None and levels[0].device.type not in LEARNED_WHERE_DRAWN:
+            outputs = _outputs(self.head, levels)
+            losses = self._losses(outputs.at, anchors_A4, truths, fixed)
+        else:
+            # The losses come first: autocast keeps the weights that it has converted, and those
+            # that it converts without gradients would have none in the losses.
+            at = partial(_outputs_at, self.head, levels)
+            losses = {} if truths is None else self._losses(at, anchors_A4, truths, fixed)
+            with torch.no_grad():
+                outputs = _outputs(self.head, levels)
         with torch.no_grad():
-            boxes_BA4 = self.coder.decode(offsets_BA4, anchors_A4)
+            boxes_BA4 = self.coder.decode(outputs.offsets_BA4, anchors_A4)
+            scores_BA = outputs.objectness_BA.detach()
             proposals: OfImages
-            scores_BA = objectness_BA.detach()
             if fixed:
-                proposals = self.best_padded(boxes_BA4, scores_BA, batch.sizes, of_level)
+                proposals = self.best_padded(boxes_BA4, scores_BA, batch.sizes, outputs.of_level)
             else:
-                proposals, _ = self.best(boxes_BA4, scores_BA, batch.sizes, of_level)
-        if truths is None:
-            return proposals, {}
-        return proposals, self._losses(objectness_BA, offsets_BA4, anchors_A4, truths, fixed)
+                proposals, _ = self.best(boxes_BA4, scores_BA, batch.sizes, outputs.of_level)
+        return proposals, losses
 
     def best(
         self,
@@ -165,13 +173,16 @@ class ProposalNetwork(nn.Module):
 
     def _losses(
         self,
-        objectness_BA: torch.Tensor,
-        offsets_BA4: torch.Tensor,
+        outputs_at: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
         anchors_A4: torch.Tensor,
         truths: OfImages,
         fixed: bool,
     ) -> dict[str, torch.Tensor]:
-        """The two losses of torchvision's proposal network, over the anchors that are drawn."""
+        """The two losses of torchvision's proposal network, over the anchors that are drawn.
+
+        outputs_at   the head's objectness, float32 [S], and offsets, float32 [S, 4], at places [S]
+                     among the anchors of all images
+        """
         anchors = len(anchors_A4)
         # The sampler is given the matches plus 1: background is 0, and NEITHER is below 0.
         if fixed:
@@ -184,13 +195,12 @@ class ProposalNetwork(nn.Module):
             drawn = self.sampler([match_A + 1 for match_A in matches])
             draws = positives_first(drawn, [anchors] * len(matches))
             match_A, truth_N4 = torch.cat(matches), torch.cat(list(truths))
-        logits_S = objectness_BA.flatten()[draws.places_S]
+        logits_S, offsets_S4 = outputs_at(draws.places_S)
         is_object_S = (match_A[draws.places_S] >= 0).to(logits_S.dtype)
         places_P = draws.places_S[draws.positive_P]
         instance_P = match_A[places_P].clamp(min=0) + first_places(truths)[places_P // anchors]
         wanted_P4 = self.coder.encode(truth_N4[instance_P], anchors_A4[places_P % anchors])
-        offsets_P4 = offsets_BA4.flatten(0, 1)[places_P]
-        box_loss = draws.box_loss(offsets_P4, wanted_P4)
+        box_loss = draws.box_loss(offsets_S4[draws.positive_P], wanted_P4)
         mean_of_slots = functional.binary_cross_entropy_with_logits(
             logits_S, is_object_S, draws.weight_S
         )
@@ -199,6 +209,66 @@ class ProposalNetwork(nn.Module):
             "loss_objectness": mean_of_slots * (len(logits_S) / draws.count),
             "loss_rpn_box_reg": box_loss / draws.count,
         }
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The outputs of the head at all anchors of a batch.
+
+    objectness_BA   float32, logits
+    offsets_BA4     float32
+    of_level        number of anchors of each level in an image; anchors come level after level
+    """
+
+    objectness_BA: torch.Tensor
+    offsets_BA4: torch.Tensor
+    of_level: list[int]
+
+    def at(self, places_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Objectness [S] and offsets [S, 4] at places among the anchors of all images."""
+        return self.objectness_BA.flatten()[places_S], self.offsets_BA4.flatten(0, 1)[places_S]
+
+
+def _outputs(head: RPNHead, levels: Sequence[torch.Tensor]) -> _Outputs:
+    objectness, offsets = head(levels)
+    # Float32 under autocast too: bfloat16, which has no odd numbers above 256, is too coarse.
+    return _Outputs(
+        torch.cat([_by_anchor(level, 1)[..., 0] for level in objectness], dim=1).float(),
+        torch.cat([_by_anchor(level, 4) for level in offsets], dim=1).float(),
+        [level[0].numel() for level in objectness],
+    )
+
+
+def _outputs_at(
+    head: RPNHead, levels: Sequence[torch.Tensor], places_S: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_Outputs.at`, computed for these places alone, and differentiated for them alone.
+
+    The head is applied to the window of k x k cells on which the outputs of a cell depend. No shape
+    depends on the places, so nothing waits for the device.
+    """
+    reach, per_cell = len(head.conv), head.cls_logits.out_channels
+    windows, cells = [], 0
+    for level in levels:
+        numbers = torch.arange(level[0, 0].numel(), device=level.device) + cells
+        around_HW = functional.pad(numbers.view(level.shape[2:]), (reach,) * 4, value=-1)
+        window_HWkk = around_HW.unfold(0, 2 * reach + 1, 1).unfold(1, 2 * reach + 1, 1)
+        windows.append(window_HWkk.flatten(0, 1))
+        cells += len(numbers)
+    cell_S, anchor_S = places_S // per_cell, places_S % per_cell
+    window_Skk = torch.cat(windows)[cell_S % cells]
+    inside_S1kk = (window_Skk >= 0)[:, None]
+    all_BFC = torch.cat([level.flatten(2) for level in levels], dim=2)
+    image_S11 = (cell_S // cells)[:, None, None]
+    x_SFkk = all_BFC[image_S11, :, window_Skk].permute(0, 3, 1, 2) * inside_S1kk
+    for convolution, _ in head.conv:
+        x_SFkk = functional.conv2d(x_SFkk, convolution.weight, convolution.bias).relu()
+        inside_S1kk = inside_S1kk[..., 1:-1, 1:-1]
+        x_SFkk = x_SFkk * inside_S1kk  # each convolution sees zeros around a level
+    objectness_SZ = head.cls_logits(x_SFkk).flatten(1).float()
+    offsets_SZ4 = head.bbox_pred(x_SFkk).reshape(-1, per_cell, 4).float()
+    slot_S = torch.arange(len(places_S), device=places_S.device)
+    return objectness_SZ[slot_S, anchor_S], offsets_SZ4[slot_S, anchor_S]
 
 
 def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:

@@ -383,7 +383,7 @@ def test_a_training_step_on_a_gpu_needs_no_number_that_is_there(changes: dict[st
         drawn = 1 if "size_jitter" in changes else 0
         assert step_on_meta(network, images, instances).waits == drawn
     network.fixed = False
-    with pytest.raises(RuntimeError, match=r"[Mm]eta [Tt]ensors"):
+    with pytest.raises(RuntimeError, match=r"[Mm]eta [Tt]ensor"):
         step_on_meta(network, 2, 3)
 
 

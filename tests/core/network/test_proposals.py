@@ -197,7 +197,34 @@ def test_losses_and_gradients_under_bfloat16_are_torchvisions(seed: int, depth: 
             for gradient in gradients.values()
         )
         results.append((losses, gradients))
-    torch.testing.assert_close(*results, rtol=2**-7, atol=1e-7)
+    (our_losses, ours), (their_losses, theirs) = results
+    torch.testing.assert_close(our_losses, their_losses, rtol=2**-7, atol=1e-7)
+    # Where two windows share a cell, each part of its gradient is rounded before they are added.
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).norm() <= 2**-7 * gradient.norm()
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["", "fixed"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_losses_and_gradients_of_the_drawn_anchors_alone_are_those_of_all_outputs(
+    depth: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU computes them from the outputs at all anchors."""
+    (network, _), _ = scene(0, depth)
+    pixels, sizes = torch.zeros(2, 3, 96, 128), [(96, 128)] * 2
+    corners = 60 * torch.rand(2, 6, 2)
+    truths_BN4 = torch.cat([corners, corners + 8 + 30 * torch.rand(2, 6, 2)], dim=2)
+    results = []
+    for types in (("cpu",), ()):
+        monkeypatch.setattr(proposals, "LEARNED_WHERE_DRAWN", types)
+        network.zero_grad()
+        levels = levels_of([(24, 32), (12, 16), (3, 4)])
+        torch.manual_seed(2)
+        truths = truths_BN4 if fixed else list(truths_BN4)
+        boxes, losses = network(ImageBatch(pixels, sizes), levels, truths, fixed=fixed)
+        sum(losses.values()).backward()
+        results.append((boxes, losses, gradients_of(network, levels)))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
 
 
 def test_where_nothing_of_a_level_is_drawn_its_gradient_is_zeros() -> None:
