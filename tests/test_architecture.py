@@ -45,7 +45,7 @@ ROWS = [
     "tune.report",
     "tune.announcements",
     "tune.api",
-    "tune tune.search tune.retrain_best tune.report.__main__ tune.weights",
+    "tune tune.search tune.retrain_best tune.report.__main__ tune.status tune.weights",
 ]
 
 

@@ -50,6 +50,7 @@ COMMANDS = [
     "tune.search",
     "tune.retrain_best",
     "tune.report",
+    "tune.status",
     "tune.weights",
 ]
 
@@ -73,6 +74,7 @@ def test_help_imports_none_of_the_libraries_that_do_the_work(tmp_path: Path, mod
         ("tune.search", ["--time-budget", "soon"], "--time-budget must be a number"),
         ("tune.search", ["--rebuild-tracking"], "--rebuild-tracking needs --study NAME"),
         ("tune.retrain_best", ["--on", "some"], "usage:"),
+        ("tune.status", ["--watch"], "--watch needs --study NAME"),
         ("tune.weights", ["none.yaml"], "none.yaml: must be a space file"),
         ("core.check", ["cells", "--set", "data.skipbad=true"], "Did you mean 'data.skip_bad'"),
         ("core.convert", [".", "."], "the folder to write must be empty"),

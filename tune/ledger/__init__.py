@@ -3,6 +3,8 @@
 records.py       a trial as the ledger has it, and the names under which Optuna stores it
 storage.py       a ledger's database, opened to be read or written; each write is one transaction
 claim.py         the right to write a study, held by one process at a time
+holder.py        the process that holds a study's claim, as others see it
+runs.py          the last run of a study: where its driver is, and how it ended
 ledger.py        the trials of a study as its driver runs them: the next one, reports, verdicts
 proposals.py     the settings of the next trial, before it is in the ledger
 posterior.py     the AP50 that settings like each trial's reach, estimated from all trials together

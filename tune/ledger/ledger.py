@@ -39,6 +39,7 @@ from tune.ledger.records import (
     run_name,
     settings_key,
 )
+from tune.ledger.runs import RUN_KEY, Run
 from tune.ledger.selections import CHOSEN_KEY, Selections, stored_selections
 from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
@@ -121,6 +122,10 @@ class Ledger:
         if self._chosen != chosen:
             self._study.set_attribute(CHOSEN_KEY, chosen.to_json())
             self._chosen = chosen
+
+    def note_run(self, run: Run) -> None:
+        """Store this run of the study, when its trials begin and when it ends."""
+        self._study.set_attribute(RUN_KEY, run.to_json())
 
     @property
     def planned(self) -> int:

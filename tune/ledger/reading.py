@@ -7,8 +7,11 @@ from typing import Any, cast
 from optuna.trial import TrialState
 
 from tune.ledger.records import FACTS_KEY, IDENTITY_KEY, State, TrialRecord, best_of, record_of
+from tune.ledger.runs import Run, stored_run
 from tune.ledger.selections import NOTHING_CHOSEN, Selections, stored_selections
 from tune.ledger.storage import StoredStudy, open_to_read
+
+_CONFIRMING = ".confirm"
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class Reading:
     facts      what its trials have in common (see `Ledger.remember`)
     records    its trials, in the order of their numbers
     chosen     the trials that were chosen for its confirmation
+    run        its last run; None where the ledger does not describe it
     """
 
     identity: str
     facts: Mapping[str, Any]
     records: tuple[TrialRecord, ...]
     chosen: Selections = NOTHING_CHOSEN
+    run: Run | None = None
 
     @property
     def best(self) -> TrialRecord | None:
@@ -51,8 +56,28 @@ def read_ledger(storage: str, study: str) -> Reading | None:
     trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
     records = tuple(record_of(trial, known) for trial in trials)
     return Reading(
-        known.get(IDENTITY_KEY, ""), known.get(FACTS_KEY, {}), records, stored_selections(known)
+        known.get(IDENTITY_KEY, ""),
+        known.get(FACTS_KEY, {}),
+        records,
+        stored_selections(known),
+        stored_run(known),
     )
+
+
+def confirming_name(study: str) -> str:
+    """The name of the Optuna study that holds the confirmation of a study."""
+    return f"{study}{_CONFIRMING}"
+
+
+def studies_in(storage: str) -> list[str]:
+    """The names of the studies in a ledger, without their confirmations; empty without a ledger.
+
+    Raises the errors of `read_ledger`.
+    """
+    database = open_to_read(storage)
+    names = [] if database is None else database.names()
+    # The name of a study of ours holds no dot.
+    return sorted(name for name in names if "." not in name)
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:

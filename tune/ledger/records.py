@@ -17,6 +17,7 @@ identity       a name that no other ledger has
 facts          what its trials have in common: the request, the data's fingerprint, the weights'
                hashes
 chosen         the trials that were chosen for its confirmation (see `tune.ledger.selections`)
+run            its last run: where its driver is, and how it ended (see `tune.ledger.runs`)
 mlflow_run 3   id of trial 3's run in the tracker
 continued 3    notes on trial 3 since it was continued after it had been stopped early
 continued 3 epoch 7    the report of its epoch 7, trained since then

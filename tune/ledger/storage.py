@@ -64,6 +64,10 @@ class Database:
         """Stop waiting for a database that refuses: each further operation is tried only once."""
         self._patience.lose()
 
+    def names(self) -> list[str]:
+        """The names of all studies."""
+        return self.call(lambda: optuna.get_all_study_names(self._storage))
+
     def study(self, name: str) -> "StoredStudy | None":
         """The study of this name; None if there is none."""
         try:

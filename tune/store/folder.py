@@ -130,12 +130,20 @@ class StudyFolder:
         return _locked(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
-def last_study(results: Path) -> StudyFolder:
-    """The study that was searched or retrained last. Raises StudyError if there is none."""
+def all_studies(results: Path) -> list[StudyFolder]:
+    """All studies in a folder, the one that was searched or retrained last first.
+
+    Raises StudyError if there is none.
+    """
     found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StudyError(_NONE.format(results))
-    return StudyFolder(found[-1].parent)
+    return [StudyFolder(path.parent) for path in reversed(found)]
+
+
+def last_study(results: Path) -> StudyFolder:
+    """The study that was searched or retrained last. Raises StudyError if there is none."""
+    return all_studies(results)[0]
 
 
 _NONE = "{} holds no study; start one with: python -m tune.search --space FILE"

@@ -14,6 +14,8 @@ pretrained.py    the pretrained weights with which the trials begin
 progress.py      the table, bars and lines that are shown while a command runs
 reading.py       reads a study from its folder and its ledger
 rebuild.py       writes MLflow anew from the ledger
+screen.py        the words of `tune.status`: a study on one screen or one line
 scores.py        how sure a trial's score is, from its match table
+standing.py      a study as it stands, read quickly and from wherever its ledger is reached
 trials.py        the inputs of a study's trials, and the object that builds trials in the workers
 """

@@ -26,7 +26,7 @@ from core.errors import CheckpointError, GpuLost, StorageError
 from core.files import encoded, refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
-from core.text import listed, many
+from core.text import first_line, listed, many
 from core.values import as_number
 from tune.engine import mps
 from tune.engine.executor import execute
@@ -55,6 +55,7 @@ from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
 from tune.ledger.records import State, TrialRecord
+from tune.ledger.runs import Run, now_ms
 from tune.redaction import without_password
 from tune.store.folder import STUDY_FORMAT, checkpoint_path
 from tune.study import confirmation, pace
@@ -82,6 +83,8 @@ time, until all processes that saw the error have ended."""
 MORE = 1.5
 """Factor on the seconds after which a measurement was cut short for want of time: it begins again
 only if at least this much is left."""
+
+_WHY_NOT_FINISHED = "the time budget was used up"
 
 _PACKAGES = (
     "torch",
@@ -135,47 +138,70 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             elif plan.request.resources.mps is not False:
                 say(console, service.why)
             write_study_json(plan)
-            inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
-            make_trial = functools.partial(trials.make, inputs=inputs)
-            chosen = confirmation.chosen_so_far(ledger, plan.storage, plan.request)
-            if plan.request.space.parameters:
-                ledger.choose(chosen)
-            measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
-            forecast = pace.forecast_plan(plan, ledger.records, measures, chosen=chosen)
-            phase = _search_phase(plan, ledger)
-            continues = confirmation.continues(plan.storage, plan.request)
-            while True:
-                _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
-                if not ledger.finished:
-                    return False
-                chosen = confirmation.decide(ledger, plan.request)
-                waiting = to_continue(ledger.records, chosen) if continues else ()
-                if not waiting:
-                    break
-                _reopen(ledger, waiting, console)
-                forecast = replace(forecast, continuing=())
-            found = candidates(ledger.records, plan.request, chosen)
-            kept = {one.trial.id for one in found} | _best(ledger)
-            confirmation.release(ledger, plan.request, kept)
-            _remove_weights_that_lost(replace(phase, kept=lambda: kept), set())
-            repeats = plan.repeats
-            points = confirmation.confirming_points(found, plan.request, repeats)
-            if not points:
-                return True
-            confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
-            refuse_other_facts(confirming.facts, facts, plan.folder)
-            own = confirmation.confirmation_facts(plan.request, repeats, continues)
-            confirming.remember(facts | own)
-            phase = _confirm_phase(plan, ledger, confirming, found)
-            trainings = forecast.confirming[:1] * confirming.planned
-            forecast = replace(forecast, continuing=(), confirming=trainings)
-            request = plan.request
-            inputs = replace(inputs, predict=request.after_training, auto=request.space.auto)
-            make_trial = functools.partial(trials.make, inputs=inputs)
-            _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
-            if confirming.finished:
-                _remove_weights_but_the_winners(plan, ledger)
-            return confirming.finished
+            with _noted_run(ledger, plan) as end:
+                finished = _run_phases(
+                    plan, ledger, facts, weights, service, trials, deadline, console
+                )
+                end(finished, "" if finished else _WHY_NOT_FINISHED)
+            return finished
+
+
+def _run_phases(
+    plan: StudyPlan,
+    ledger: Ledger,
+    facts: dict[str, Any],
+    weights: Mapping[str, BaseWeights],
+    service: Service,
+    trials: TrialMaker,
+    deadline: float | None,
+    console: Console,
+) -> bool:
+    """Run the search and its confirmation; True if the study is finished.
+
+    facts      what all trials of the study have in common
+    deadline   a time of `time.monotonic`; None for no limit
+    """
+    inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
+    make_trial = functools.partial(trials.make, inputs=inputs)
+    chosen = confirmation.chosen_so_far(ledger, plan.storage, plan.request)
+    if plan.request.space.parameters:
+        ledger.choose(chosen)
+    measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
+    forecast = pace.forecast_plan(plan, ledger.records, measures, chosen=chosen)
+    phase = _search_phase(plan, ledger)
+    continues = confirmation.continues(plan.storage, plan.request)
+    while True:
+        _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+        if not ledger.finished:
+            return False
+        chosen = confirmation.decide(ledger, plan.request)
+        waiting = to_continue(ledger.records, chosen) if continues else ()
+        if not waiting:
+            break
+        _reopen(ledger, waiting, console)
+        forecast = replace(forecast, continuing=())
+    found = candidates(ledger.records, plan.request, chosen)
+    kept = {one.trial.id for one in found} | _best(ledger)
+    confirmation.release(ledger, plan.request, kept)
+    _remove_weights_that_lost(replace(phase, kept=lambda: kept), set())
+    repeats = plan.repeats
+    points = confirmation.confirming_points(found, plan.request, repeats)
+    if not points:
+        return True
+    confirming = Ledger(ledger.claim, confirmation.confirming_request(plan.request), points)
+    refuse_other_facts(confirming.facts, facts, plan.folder)
+    own = confirmation.confirmation_facts(plan.request, repeats, continues)
+    confirming.remember(facts | own)
+    phase = _confirm_phase(plan, ledger, confirming, found)
+    trainings = forecast.confirming[:1] * confirming.planned
+    forecast = replace(forecast, continuing=(), confirming=trainings)
+    request = plan.request
+    inputs = replace(inputs, predict=request.after_training, auto=request.space.auto)
+    make_trial = functools.partial(trials.make, inputs=inputs)
+    _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+    if confirming.finished:
+        _remove_weights_but_the_winners(plan, ledger)
+    return confirming.finished
 
 
 def _service(plan: StudyPlan, alive: Callable[[], object] = int) -> AbstractContextManager[Service]:
@@ -466,6 +492,31 @@ def _run_phase(
             f"{plan.tracking.name} does not show {what} {numbers} in full"
             f" ({conductor.trouble.reason}): {conductor.trouble.way_out}",
         )
+
+
+@contextlib.contextmanager
+def _noted_run(ledger: Ledger, plan: StudyPlan) -> Iterator[Callable[[bool, str], None]]:
+    """Describe this run in the ledger for the time of a block, and its end.
+
+    The block calls the given function with whether the study is finished, and else with the reason.
+    After an exception the end is noted with its message, if the ledger still takes it.
+    """
+    run = Run.begun_here(
+        plan.request.to_document(), str(plan.folder.path.absolute()), plan.resources.parallel
+    )
+    ledger.note_run(run)
+
+    def end(finished: bool, why: str) -> None:
+        ledger.note_run(replace(run, finished=finished, end=why, ended=now_ms()))
+
+    try:
+        yield end
+    except BaseException as error:
+        ledger.claim.database.hurry()
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        with contextlib.suppress(StorageError):
+            end(False, without_password(why))
+        raise
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from core.errors import DataError
 from core.metric.ap50 import MatchTable
 from core.text import many
 from tune.ledger.ledger import Ledger
-from tune.ledger.reading import Reading, read_ledger, remembered_facts
+from tune.ledger.reading import Reading, confirming_name, read_ledger, remembered_facts
 from tune.ledger.records import Point, State, TrialRecord, settings_key
 from tune.ledger.selections import NOTHING_CHOSEN, Selections
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
@@ -227,7 +227,7 @@ def confirming_request(request: StudyRequest) -> StudyRequest:
     """The request of the confirmation as a study of its own, which searches and stops nothing."""
     return replace(
         request,
-        study=f"{request.study}.confirm",
+        study=confirming_name(request.study),
         space=SearchSpace(),
         search=SearchOptions(sampler="random"),
         stop_early=StopEarly(rule="none"),

@@ -86,6 +86,18 @@ def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -
     return options
 
 
+def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:
+    """A sentence for the user on a study that is not in its ledger.
+
+    storage   SQLAlchemy URL of the ledger
+    or_else   another way out than to bring the ledger back
+    """
+    return (
+        f"{folder.path} is a study that is not in its ledger {without_password(storage)};"
+        f" bring the ledger back, or {or_else}"
+    )
+
+
 def _absolute(url: str | None) -> str | None:
     """A URL, in which the relative path of a SQLite file is made absolute."""
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!file:)([^/?:][^?]*)(.*)", url or "")

@@ -30,9 +30,8 @@ from tune.study.going_on import (
     refuse_smaller_confirmation,
     study_facts,
 )
-from tune.study.options import Options, recall_options, storage_of
+from tune.study.options import Options, recall_options, storage_of, without_ledger
 from tune.study.pretrained import models_of, weights_files_of
-from tune.study.reading import without_ledger
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
 _ADVISED = frozenset((*READ_OFF_DATA, "predict.tile", "metric.max_dets"))

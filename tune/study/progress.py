@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import rich.progress
 from rich import box
@@ -20,8 +20,10 @@ from core.config import Value
 from core.console import say
 from core.text import listed, many, shown
 from core.values import as_ap50, as_duration, as_loss, as_seconds, as_settings, as_tenths
-from tune.ledger.records import State, TrialRecord
-from tune.statistics.certainty import Interval
+from tune.ledger.records import State, TrialRecord, best_of
+
+if TYPE_CHECKING:
+    from tune.statistics.certainty import Interval  # a status is shown before this is imported
 
 LEFT_SECONDS = 1.0
 """Seconds for which an estimate of the time left is used again. An estimate reads all epochs of a
@@ -59,7 +61,7 @@ class Progress:
         console: Console,
         phase: Literal["search", "confirm"] = "search",
         left: Callable[[Sequence[TrialRecord]], str | None] = lambda _: None,
-        sure: Callable[[TrialRecord], Interval | None] = lambda _: None,
+        sure: "Callable[[TrialRecord], Interval | None]" = lambda _: None,
     ) -> None:
         self._planned = planned
         self._console = console
@@ -112,7 +114,7 @@ class Progress:
         before   the trial as it was shown last; None if it is new
         """
         done = sum(other.state is not State.RUNNING for other in self._records)
-        head = f"[{done}/{self._planned}] {self._called(record)}"
+        head = f"[{done}/{self._planned}] {_called(record, self._confirms)}"
         if record.state is State.FAIL:
             return f"{head} failed: {record.reason}"
         if before is not None and record.lost + record.spared > before.lost + before.spared:
@@ -140,74 +142,22 @@ class Progress:
         left = self._time_left()
         return f"{text}; {left}" if left else text
 
-    def _called(self, record: TrialRecord) -> str:
-        if self._confirms:
-            fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
-            return f"confirming {record.name}, seed {record.settings['seed']}{fold}"
-        return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
-
     def view(self) -> RenderableType:
         """The live view: trials by state, the best one, a row for each running trial, the time."""
-        lines = [self._counts(), *self._best_so_far()]
+        lines = [counts_line(self._records, self._planned, self._confirms), *self._best_so_far()]
         running = [record for record in self._records if record.state is State.RUNNING]
         shown_lines = (Text(shown(line), overflow="ellipsis", no_wrap=True) for line in lines)
-        table = [self._table(running)] if running else []
+        table = [running_table(running, self._confirms)] if running else []
         return Group(*shown_lines, *table, Text(self._time()))
-
-    def _counts(self) -> str:
-        """The numbers of trials by state, and of those that have not begun."""
-        counts = [
-            (sum(record.state is state for record in self._records), word) for state, word in STATES
-        ]
-        waiting = max(0, self._planned - len(self._records))
-        said = [f"{count} {word}" for count, word in (*counts, (waiting, "waiting")) if count]
-        what = "confirming trial" if self._confirms else "trial"
-        return f"{many(self._planned, what)}: {listed(said)}"
 
     def _best_so_far(self) -> Sequence[str]:
         """A line on the best complete trial with its interval; none in a confirmation."""
-        complete = [record for record in self._records if record.state is State.COMPLETE]
-        best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
+        best = best_of(self._records)
         if best is None or self._confirms:
             return []
         if self._best is None or self._best[0] != best.id:
             self._best = best.id, self._find_interval(best)
-        sure = self._best[1]
-        between = "" if sure is None else f" ({as_ap50(sure.low, 2)} to {as_ap50(sure.high, 2)})"
-        what = best.name or as_settings(_short(best)) or "all settings at their defaults"
-        return [f"best so far: trial {best.id}, AP50 {as_ap50(best.ap50)}{between}: {what}"]
-
-    def _table(self, running: Sequence[TrialRecord]) -> Table:
-        """A row for each running trial; memory has a column where it is known."""
-        memory = any(record.epochs and _gib(record) for record in running)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for name in ("trial", "epoch", "AP50", "best", "curve", "per epoch"):
-            table.add_column(name, no_wrap=True, justify="left" if name == "curve" else "right")
-        if memory:
-            table.add_column("GPU memory", no_wrap=True, justify="right")
-        table.add_column("left", no_wrap=True, justify="right")
-        table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
-        for record in running:
-            curve = record.curve
-            what = (
-                self._called(record)
-                if self._confirms
-                else record.name or as_settings(_short(record))
-            )
-            pace = _epoch_seconds(record)
-            to_go = (record.planned_epochs - len(curve)) if record.settings else 0
-            table.add_row(
-                str(record.id),
-                f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
-                as_ap50(curve[-1]) if curve else "",
-                as_ap50(record.ap50) if curve else "",
-                sparkline(curve),
-                as_seconds(pace) if pace is not None else "",
-                *([_gib(record) or ""] if memory else []),
-                as_duration(pace * to_go) if pace is not None else "",
-                Text(shown(what)),
-            )
-        return table
+        return [best_line(best, self._best[1])]
 
     def _time(self) -> str:
         """The time so far, and the time left, in words."""
@@ -220,6 +170,68 @@ class Progress:
             self._left = self._find_left(self._records)
             self._left_until = time.monotonic() + LEFT_SECONDS
         return self._left
+
+
+def counts_line(records: Sequence[TrialRecord], planned: int | None, confirms: bool = False) -> str:
+    """The numbers of trials by state, and of those that have not begun.
+
+    planned    number of trials there will be; None where it is not known
+    confirms   whether they are the trials of a confirmation
+    """
+    counts = [(sum(record.state is state for record in records), word) for state, word in STATES]
+    total = len(records) if planned is None else planned
+    waiting = max(0, total - len(records))
+    said = [f"{count} {word}" for count, word in (*counts, (waiting, "waiting")) if count]
+    so_far = " so far" if planned is None else ""
+    what = f"{many(total, 'confirming trial' if confirms else 'trial')}{so_far}"
+    return f"{what}: {listed(said)}" if said else what
+
+
+def best_line(best: TrialRecord, sure: "Interval | None") -> str:
+    """A line on the best complete trial of a search, with its interval where that is known."""
+    between = "" if sure is None else f" ({as_ap50(sure.low, 2)} to {as_ap50(sure.high, 2)})"
+    what = best.name or as_settings(_short(best)) or "all settings at their defaults"
+    return f"best so far: trial {best.id}, AP50 {as_ap50(best.ap50)}{between}: {what}"
+
+
+def running_table(running: Sequence[TrialRecord], confirms: bool = False) -> Table:
+    """A row for each running trial; memory has a column where it is known.
+
+    confirms   whether they are the trials of a confirmation
+    """
+    memory = any(record.epochs and _gib(record) for record in running)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("trial", "epoch", "AP50", "best", "curve", "per epoch"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "curve" else "right")
+    if memory:
+        table.add_column("GPU memory", no_wrap=True, justify="right")
+    table.add_column("left", no_wrap=True, justify="right")
+    # In a narrow terminal this column alone is cut.
+    table.add_column("settings", overflow="ellipsis", ratio=1)
+    for record in running:
+        curve = record.curve
+        what = _called(record, True) if confirms else record.name or as_settings(_short(record))
+        pace = _epoch_seconds(record)
+        to_go = (record.planned_epochs - len(curve)) if record.settings else 0
+        table.add_row(
+            str(record.id),
+            f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
+            as_ap50(curve[-1]) if curve else "",
+            as_ap50(record.ap50) if curve else "",
+            sparkline(curve),
+            as_seconds(pace) if pace is not None else "",
+            *([_gib(record) or ""] if memory else []),
+            as_duration(pace * to_go) if pace is not None else "",
+            Text(shown(what), no_wrap=True, overflow="ellipsis"),
+        )
+    return table
+
+
+def _called(record: TrialRecord, confirms: bool) -> str:
+    if confirms:
+        fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
+        return f"confirming {record.name}, seed {record.settings['seed']}{fold}"
+    return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
 
 
 def sparkline(curve: Sequence[float]) -> str:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from core.errors import StudyError
 from tune.ledger.reading import Reading, read_ledger
 from tune.ledger.records import TrialRecord
-from tune.redaction import without_password
 from tune.request.file import request_of
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder, last_study
 from tune.study import automatic, confirmation
 from tune.study.confirmation import Confirmation
-from tune.study.options import Options, recall_options, storage_of
+from tune.study.options import Options, recall_options, storage_of, without_ledger
 from tune.tables import trials_frame
 
 if TYPE_CHECKING:
@@ -128,15 +127,3 @@ def read_study(
         )
     request = automatic.resolved_request(request, reading.facts)
     return Study(options, folder, request, description, reading)
-
-
-def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:
-    """A sentence for the user on a study that is not in its ledger.
-
-    storage   SQLAlchemy URL of the ledger
-    or_else   another way out than to bring the ledger back
-    """
-    return (
-        f"{folder.path} is a study that is not in its ledger {without_password(storage)};"
-        f" bring the ledger back, or {or_else}"
-    )
