@@ -16,6 +16,7 @@ from tune.engine.bridge import Desk
 from tune.engine.messages import Assignment, History
 from tune.engine.resources import Machine, TrialResources
 from tune.engine.worker import MakeTrial, RunnableTrial
+from tune.store.url import UrlStore
 from tune.study.trials import TrialInputs
 
 
@@ -25,6 +26,8 @@ def execute_here(
     machine: Machine,  # noqa: ARG001  # the signature of `tune.engine.executor.execute`
     resources: TrialResources,  # noqa: ARG001
     stall_seconds: float,  # noqa: ARG001
+    study: Path | None,  # noqa: ARG001
+    store: UrlStore | None,  # noqa: ARG001
 ) -> None:
     """Run the attempts that a desk hands out, one after the other in this process, without Ray."""
     while not desk.finished and (assignment := desk.hand_out()) is not None:

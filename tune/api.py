@@ -36,6 +36,7 @@ def search(
     time_budget: float | None = None,
     address: str | None = None,
     console: Console | None = None,
+    store: str | None = None,
 ) -> Study:
     """Run a search, or continue it, and write its report; returns the study as it is afterwards.
 
@@ -46,12 +47,13 @@ def search(
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
     console       where plan, progress and outcome are printed; None for nowhere
+    store         URL of an object store through which trials' files go; None for `results` alone
 
     `Study.finished` tells whether everything that was planned has ended. Raises BadRequest before
     any trial starts, and StorageError where a disk or the ledger fails; the same call then
     continues.
     """
-    options = Options(Path(results), storage, tracking_uri, parallel, time_budget, address)
+    options = Options(Path(results), storage, tracking_uri, parallel, time_budget, address, store)
     console = console or Console(quiet=True)
     plan = plan_study(request, options)
     _say_all(console, search_lines(plan))

@@ -113,6 +113,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="end after this time, such as 45s, 90m or 12h; run again to continue",
     )
     add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
+    add(
+        "--store",
+        metavar="URL",
+        help="s3:// or gs:// folder of trials' files, for nodes that share no folder;"
+        " default: they are carried to the results folder",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow; default: a database in the results folder")
     add(
         "--storage",
@@ -140,6 +146,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         parsed.parallel,
         None if parsed.time_budget is None else _seconds(parsed.time_budget),
         parsed.address,
+        store=parsed.store,
     )
 
 

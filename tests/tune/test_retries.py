@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -28,11 +29,11 @@ from core.errors import GpuLost
 from tune.engine import mps
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.engine.worker import EPOCH_FILE
-from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.ledger import MAX_LOST, Ledger, open_ledger
 from tune.ledger.records import State
 from tune.ledger.storage import IN_MEMORY
 from tune.request.file import from_document
+from tune.store.trial_files import EPOCH_FILE
 from tune.study import conductor as study
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
@@ -579,3 +580,42 @@ def test_whatever_falls_in_whatever_order_the_innocent_are_not_charged_and_the_g
             else:
                 assert (record.state, record.lost) == (State.COMPLETE, 0)
                 assert record.epochs
+
+
+def test_a_trial_is_charged_for_the_nodes_that_die_under_it_only_after_ten(tmp_path: Path) -> None:
+    with desk(tmp_path, 1.0, 1, address="cluster") as at:
+        for _ in range(study.MOST_NODES):
+            one = at.conductor.hand_out()
+            assert one is not None
+            at.lost(one, Cause.NODE_DIED)
+        record = at.ledger.records[0]
+        assert (record.spared, record.lost) == (study.MOST_NODES, 0)
+        for _ in range(MAX_LOST + 1):
+            one = at.conductor.hand_out()
+            assert one is not None
+            assert one.trial == 0
+            at.lost(one, Cause.NODE_DIED)
+        assert at.ledger.records[0].state is State.FAIL
+
+
+def test_nodes_that_leave_and_join_change_how_many_trials_run(tmp_path: Path) -> None:
+    one, two = Node(16, 1), Node(16, 2)
+    with desk(tmp_path, 1.0, 1, address="cluster") as at:
+        (first,) = at.hand_out_all()
+        at.conductor.now_has(Machine((one, two), "cluster"))
+        assert len(at.hand_out_all()) == 2
+        at.conductor.now_has(Machine((one,), "cluster"))
+        at.done(first)
+        assert at.hand_out_all() == []  # two still run, and there is room for one
+        at.conductor.now_has(Machine((), "cluster"))
+        assert not at.conductor.finished
+        at.conductor.now_has(Machine((one, two, two), "cluster"))
+        assert len(at.hand_out_all()) == 3
+
+
+def test_parallel_caps_the_trials_on_nodes_that_join(tmp_path: Path) -> None:
+    with desk(tmp_path, 1.0, 1, address="cluster") as at:
+        options = replace(at.conductor._plan.options, parallel=2)
+        at.conductor._plan = replace(at.conductor._plan, options=options)
+        at.conductor.now_has(Machine((Node(16, 8),), "cluster"))
+        assert len(at.hand_out_all()) == 2

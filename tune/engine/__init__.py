@@ -1,6 +1,7 @@
 """Ray: processes, processors and GPUs; the only package that speaks to it.
 
 bridge.py         Ray's search algorithm and scheduler, as adapters over the ledger
+carrying.py       trials' files on a cluster, in place or carried to the driver's machine
 cgroups.py        the processors and memory that a container or a job may use
 executor.py       runs the attempts that a desk hands out
 interruption.py   how a search ends on Ctrl-C, on SIGTERM, or when Ray dies

@@ -6,6 +6,8 @@ once. Ray's own retries are off: a trial that lost its worker is handed out agai
 trial, just as after the death of the driver.
 """
 
+import math
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,8 @@ from tune.engine.messages import (
     message_in,
     to_config,
 )
+from tune.engine.resources import Machine
+from tune.engine.session import machine_now
 
 
 class Desk(Protocol):
@@ -43,6 +47,12 @@ class Desk(Protocol):
 
     def take_in(self, assignment: Assignment, message: History | Failure | WorkerLost) -> bool:
         """Record a message about an attempt; True if its worker must leave the trial now."""
+
+    def now_has(self, machine: Machine) -> None:
+        """Hand out attempts for the nodes that a cluster has from now on."""
+
+    def say(self, sentence: str) -> None:
+        """Tell the user something about the whole study."""
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -91,12 +101,36 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         self._desk.take_in(assignment_in(trial.config), _loss_of(trial))
 
 
-class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Ray's callback: tells the desk when a trial starts; searcher and scheduler are not told."""
+NODES_SECONDS = 5.0
+"""Seconds between two looks at the nodes of a cluster."""
 
-    def __init__(self, desk: Desk) -> None:
+
+class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
+    """Ray's callback: tells the desk when a trial starts, and when a node joins or leaves.
+
+    Searcher and scheduler are not told of that.
+    """
+
+    def __init__(self, desk: Desk, address: str | None = None) -> None:
+        """Serve a desk.
+
+        address   address of the cluster that runs the trials; None for this machine
+        """
         super().__init__()
-        self._desk = desk
+        self._desk, self._address = desk, address
+        self._looked = -math.inf
+
+    def on_step_begin(
+        self,
+        iteration: int,  # noqa: ARG002  # Ray's signature
+        trials: list[RayTrial],  # noqa: ARG002
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """Look at the nodes of a cluster from time to time, and tell the desk which are there."""
+        if self._address is None or time.monotonic() - self._looked < NODES_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self._desk.now_has(machine_now(self._address))
 
     def on_trial_start(
         self,
@@ -120,7 +154,12 @@ def _loss_of(trial: RayTrial) -> WorkerLost:
         given = [line.partition(f"{error.__name__}: ")[2] for line in lines]
         if any(given):
             return WorkerLost(cause, max(given, key=len))
+    text = " ".join(lines)
+    # A node that lives tells Ray within a second that a process of it died. Where the connection
+    # is broken and nobody tells why, the node itself is gone.
+    if any(death in text for death in ("node has died", "NodeDied", "ActorUnavailableError")):
+        return WorkerLost(Cause.NODE_DIED)
     deaths = ("ActorDiedError", "WorkerCrashedError", "worker process has died")
-    if not lines or any(death in " ".join(lines) for death in deaths):
+    if not lines or any(death in text for death in deaths):
         return WorkerLost(Cause.DIED)
     return WorkerLost(Cause.COULD_NOT_RUN, lines[-1][:300])

@@ -1,6 +1,8 @@
 """Runs the attempts that a desk hands out, in worker processes that later attempts reuse."""
 
+import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
@@ -9,11 +11,13 @@ from ray.exceptions import OutOfMemoryError
 from core import interrupts
 from core.errors import ProcessLost
 from tune.engine.bridge import Desk, LedgerCallback, LedgerScheduler, LedgerSearcher
+from tune.engine.carrying import files_on_cluster
 from tune.engine.interruption import NotesCtrlC, second_interrupt_ends
 from tune.engine.messages import assignment_in
 from tune.engine.resources import Machine, TrialResources
 from tune.engine.session import ray_session
-from tune.engine.worker import MakeTrial, TrialWorker
+from tune.engine.worker import MakeTrial, OpenFiles, TrialWorker, files_here
+from tune.store.url import UrlStore
 
 
 def execute(
@@ -22,6 +26,8 @@ def execute(
     machine: Machine,
     resources: TrialResources,
     stall_seconds: float = 0.0,
+    folder: Path | None = None,
+    store: UrlStore | None = None,
 ) -> None:
     """Run the attempts that the desk hands out until it is finished.
 
@@ -31,15 +37,25 @@ def execute(
     resources       the processors of each trial; an assignment names its GPUs itself
     stall_seconds   seconds that one epoch may take, 0 for no limit; a worker that takes longer is
                     killed, and its attempt is lost
+    folder          the study's folder, from which and to which a cluster's workers carry trials'
+                    files where they do not see it; None where all see the assignments' folders
+    store           the URL through which all trials' files go; None if they are in the folder
 
     Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report; a
     second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor killed workers,
     which Ray Tune does not survive.
     """
-    with second_interrupt_ends(), ray_session(machine) as folder:
+    with (
+        second_interrupt_ends(),
+        ray_session(machine) as scratch,
+        _files(machine, folder, store, desk) as open_files,
+    ):
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialWorker, make_trial=make_trial, stall_seconds=stall_seconds
+                TrialWorker,
+                make_trial=make_trial,
+                stall_seconds=stall_seconds,
+                open_files=open_files,
             ),
             lambda config: _reservation(resources.cpus, assignment_in(config).gpus),
         )
@@ -55,11 +71,11 @@ def execute(
             ),
             run_config=ray_tune.RunConfig(
                 name="study",
-                storage_path=str(folder / "results"),
+                storage_path=str(scratch / "results"),
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[LedgerCallback(desk), NotesCtrlC()],
+                callbacks=[LedgerCallback(desk, machine.address), NotesCtrlC()],
             ),
         )
         # At the end, this logger would list all workers that were lost, which are known by then.
@@ -77,6 +93,15 @@ def execute(
     # Ray handles Ctrl-C itself, and then returns as if all trials were done.
     if not desk.finished or interrupts.interrupted():
         raise KeyboardInterrupt
+
+
+def _files(
+    machine: Machine, folder: Path | None, store: UrlStore | None, desk: Desk
+) -> contextlib.AbstractContextManager[OpenFiles]:
+    """What opens the files of attempts on this machine, or on a cluster."""
+    if folder is None or (machine.address is None and store is None):
+        return contextlib.nullcontext(files_here)
+    return files_on_cluster(folder, store, desk.say)
 
 
 def _reservation(cpus: int, gpus: float) -> Any:

@@ -69,6 +69,8 @@ class Cause(StrEnum):
     """The reason why a worker is lost, in words for the user."""
 
     DIED = "its worker process died"
+    NODE_DIED = "its node does not answer any more"
+    """The node's machine, network or Ray ended, and all trials on it with it."""
     GPU_FAILED = "the GPU failed its worker"
     NO_GPU = "its worker found no GPU that it could use"
     """The trial had not begun, so nothing is wrong with it."""

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -135,7 +136,17 @@ def _make_token() -> None:
 
 
 def cluster_at(address: str) -> Machine:
-    """The living nodes of the Ray cluster at an address. Raises ResourceError if none answers."""
+    """The living nodes of the Ray cluster at an address.
+
+    Raises ResourceError if none answers, and for `ray://`: there the search would not run on a node
+    of the cluster, which keeps the trials' files.
+    """
+    if address.startswith("ray://"):
+        raise ResourceError(
+            "--address must be auto or HOST:PORT of a cluster whose node runs on this machine, and"
+            f" is {address!r}; from outside a cluster: ray job submit --address"
+            " http://HOST:8265 --working-dir . -- python -m tune.search ... --address auto"
+        )
     try:
         with own_handler_of_sigterm():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
@@ -144,9 +155,22 @@ def cluster_at(address: str) -> Machine:
             f"--address: no Ray cluster answers at {address!r}: {first_line(error)}"
         ) from None
     else:
-        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return Machine(
-            tuple(Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found), address
-        )
+        return machine_now(address)
     finally:
         ray.shutdown()
+
+
+def machine_now(address: str) -> Machine:
+    """The living nodes of the cluster that this process has joined, in a fixed order.
+
+    address   the address at which it was joined
+    """
+    found = [node["Resources"] for node in living_nodes()]
+    return Machine(
+        tuple(Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found), address
+    )
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """Ray's descriptions of the nodes of the cluster that are alive, in a fixed order."""
+    return sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])

@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,13 @@ from ray import tune as ray_tune
 
 from core import faults
 from core.device import is_out_of_memory
-from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
+from core.errors import (
+    CheckpointError,
+    ProcessLost,
+    StorageError,
+    TornCheckpoint,
+    TrialDiverged,
+)
 from core.files import encoded, reason_of, write_atomically, write_json_atomically
 from core.text import first_line
 from tune.engine.messages import (
@@ -28,13 +35,8 @@ from tune.engine.messages import (
     assignment_in,
     to_result,
 )
+from tune.store.trial_files import TrialFiles, opened_here
 
-EPOCH_FILE = ".epoch"
-"""Name of a file in a trial's folder that exists while an epoch runs. It holds the number of the
-attempt, and its time of modification is the beginning of the epoch."""
-LOCK_SECONDS = 120
-"""Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's
-folder."""
 LAST_SECONDS = 20
 """Seconds after which the kernel kills a process whose GPU has failed, if it still lives."""
 STORAGE_ERRORS = {
@@ -83,6 +85,14 @@ MakeTrial = Callable[[Assignment], RunnableTrial]
 It goes into Ray's object store once for all workers; the arrays that it holds are read-only there.
 """
 
+OpenFiles = Callable[[Assignment], AbstractContextManager[TrialFiles]]
+"""A function that opens the files of an attempt in its worker, for as long as the worker has it."""
+
+
+def files_here(assignment: Assignment) -> AbstractContextManager[TrialFiles]:
+    """The files of an attempt in the folder that the assignment names. Raises filelock.Timeout."""
+    return opened_here(Path(assignment.folder), assignment.attempt)
+
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     """Ray's Trainable: runs attempts, one epoch in each step.
@@ -97,18 +107,22 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         config: dict[str, Any],  # noqa: ARG002  # each step reads the assignment anew
         make_trial: MakeTrial,
         stall_seconds: float,
+        open_files: OpenFiles = files_here,
     ) -> None:
         """Store the arguments. Work begins in the first step: Ray may swap the trial before it.
 
         make_trial      builds the trial of an attempt
         stall_seconds   seconds that one epoch may take; 0 for no limit
+        open_files      opens the files of an attempt
         """
         self._make_trial, self._stall_seconds = make_trial, stall_seconds
+        self._open_files = open_files
         self._trial: RunnableTrial | None = None
         self._history: list[dict[str, Any]] = []
         self._epoch_began: float | None = None
         self._frozen = False
-        self._lock: filelock.BaseFileLock | None = None
+        self._opened = contextlib.ExitStack()
+        self._files: TrialFiles | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002
         """Leave the last trial and free its GPU memory; True tells Ray to reuse this worker."""
@@ -127,7 +141,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         assignment = assignment_in(self.config)
         self._epoch_began = None
         try:
-            message = self._message(assignment, Path(assignment.folder))
+            message = self._message(assignment)
         except GpuFailed:
             # NVIDIA's service serves nobody until all processes that saw the error have ended, and
             # a library may hang while such a process exits.
@@ -136,34 +150,34 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         signal.setitimer(signal.ITIMER_REAL, 0)
         return to_result(message)
 
-    def _message(self, assignment: Assignment, folder: Path) -> History | Failure:
+    def _message(self, assignment: Assignment) -> History | Failure:
         """The message of one step. Raises GpuFailed."""
         try:
-            return self._advance(assignment, folder)
+            return self._advance(assignment)
         except GpuFailed:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
-            return self._failure(error, folder)
+            return self._failure(error, assignment)
 
-    def _advance(self, assignment: Assignment, folder: Path) -> History:
+    def _advance(self, assignment: Assignment) -> History:
         """Run and save one epoch, or find a checkpoint that is ahead of the ledger.
 
-        Raises whatever the trial raises.
+        The files are where the driver reads them before this returns. Raises whatever the trial
+        raises.
         """
         self._set_alarm()
-        if self._trial is None:
-            self._trial = self._open(assignment, folder)
+        if self._trial is None or self._files is None:
+            self._trial, self._files = self._open(assignment)
             if len(self._trial.reports) > assignment.known_epochs:
-                return self._history_of(self._trial, folder)
+                return self._history_of(self._trial, self._files)
             self._set_alarm()  # opening the trial had its own time
-        epoch_file = folder / EPOCH_FILE
-        epoch_file.write_text(str(assignment.attempt))
+        self._files.epoch_begins()
         self._epoch_began = time.monotonic()
         self._trial.run_epoch(self._heard)
-        self._trial.save(folder)
-        epoch_file.unlink()
+        self._trial.save(self._files.folder)
+        self._files.epoch_ended()
         faults.passing("saved")
-        return self._history_of(self._trial, folder)
+        return self._history_of(self._trial, self._files)
 
     def _set_alarm(self) -> None:
         """Have the kernel kill this process after `stall_seconds` from now; 0 sets no alarm.
@@ -177,37 +191,41 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         if done >= 1:
             self._set_alarm()  # each step after the last epoch has the time of an epoch
 
-    def _failure(self, error: Exception, folder: Path) -> Failure:
+    def _failure(self, error: Exception, assignment: Assignment) -> Failure:
         seconds = 0.0 if self._epoch_began is None else time.monotonic() - self._epoch_began
-        with contextlib.suppress(OSError):
-            (folder / EPOCH_FILE).unlink(missing_ok=True)
-        return Failure(*_reason_and_step(error, folder), seconds)
+        folder = Path(assignment.folder) if self._files is None else self._files.folder
+        reason, then = _reason_and_step(error, folder)
+        if self._files is not None:
+            # The error is the news, and not that the place of the files refuses them as well.
+            with contextlib.suppress(OSError, StorageError, ProcessLost):
+                self._files.epoch_ended()
+                self._files.hand_over()
+        return Failure(reason, then, seconds)
 
-    def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
-        """Lock a trial's folder, build the trial, and load its checkpoint if there is one."""
+    def _open(self, assignment: Assignment) -> tuple[RunnableTrial, TrialFiles]:
+        """Open a trial's files, build the trial, and load its checkpoint if there is one."""
         if not self._frozen:
             # Imported modules are never freed. Searching their half a million objects for garbage
             # at the end of each trial took most of the time between two trials.
             gc.freeze()
             self._frozen = True
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
-        self._lock.acquire()
-        for part in folder.glob(".*.part"):  # half-written files of a killed process
-            part.unlink()
-        write_json_atomically(folder / "config.json", dict(assignment.settings))
+        files = self._opened.enter_context(self._open_files(assignment))
+        self._files = files  # so that what follows can leave `error.txt` in the folder
+        write_json_atomically(files.folder / "config.json", dict(assignment.settings))
         trial = self._make_trial(assignment)
         try:
-            trial.load(folder)
+            trial.load(files.folder)
         except TornCheckpoint:
-            trial.discard(folder)
+            trial.discard(files.folder)
             raise
-        return trial
+        return trial, files
 
-    def _history_of(self, trial: RunnableTrial, folder: Path) -> History:
+    def _history_of(self, trial: RunnableTrial, files: TrialFiles) -> History:
         """The message with all epochs of the trial, which are also written to epochs.csv."""
         self._history += [report.to_json() for report in trial.reports[len(self._history) :]]
-        _write_epochs(folder, self._history)
+        _write_epochs(files.folder, self._history)
+        files.hand_over()
+        faults.passing("handed over")
         return History(self._history)
 
     def _leave(self) -> None:
@@ -217,9 +235,9 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         if torch.cuda.is_available():
             with contextlib.suppress(RuntimeError):  # the GPU may have failed
                 torch.cuda.empty_cache()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._files = None
+        with contextlib.suppress(OSError, StorageError, ProcessLost):
+            self._opened.close()
 
 
 def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
@@ -237,6 +255,8 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
         return line, Then.RETRY
     if isinstance(error, CheckpointError):
         return line, Then.FAIL
+    if isinstance(error, StorageError):
+        return line, Then.HALT
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
         return f"{error.filename or folder} cannot be written: {reason_of(error)}", Then.HALT
     with contextlib.suppress(OSError):
@@ -244,20 +264,6 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
         raise GpuFailed(line) from None
     return f"{type(error).__name__}: {line}", Then.FAIL
-
-
-def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
-    """Seconds since the beginning of the epoch in which the process of an attempt died.
-
-    0 if it died outside of an epoch.
-    """
-    epoch_file = folder / EPOCH_FILE
-    try:
-        if int(epoch_file.read_text()) != attempt:
-            return 0.0
-        return max(0.0, time.time() - epoch_file.stat().st_mtime)
-    except (OSError, ValueError):
-        return 0.0
 
 
 def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:

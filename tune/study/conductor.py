@@ -22,7 +22,7 @@ from rich.console import Console
 
 from core import faults
 from core.console import say
-from core.errors import CheckpointError, GpuLost, StorageError
+from core.errors import CheckpointError, GpuLost, ResourceError, StorageError
 from core.files import encoded, refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
@@ -51,13 +51,17 @@ from tune.engine.rehearsal import (
     measure_packing,
     usual_seconds,
 )
-from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
+from tune.engine.resources import Machine
+from tune.engine.worker import MakeTrial
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
 from tune.ledger.records import State, TrialRecord
 from tune.ledger.runs import Run, now_ms
 from tune.redaction import without_password
 from tune.store.folder import STUDY_FORMAT, checkpoint_path
+from tune.store.names import key_of
+from tune.store.trial_files import seconds_of_lost_epoch
+from tune.store.url import Collection
 from tune.study import confirmation, pace
 from tune.study.candidates import Candidate, candidates, to_continue
 from tune.study.duration import Forecast, Span, time_left, time_line
@@ -79,6 +83,10 @@ GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
 """Seconds for which workers may find no usable GPU before the study stops, and seconds without such
 a report after which the GPU counts as back. After an error on the GPU NVIDIA's service needs some
 time, until all processes that saw the error have ended."""
+
+MOST_NODES = 10
+"""Largest number of nodes that a trial may lose without being charged: nothing is wrong with it,
+unless all nodes that run it die."""
 
 MORE = 1.5
 """Factor on the seconds after which a measurement was cut short for want of time: it begins again
@@ -324,6 +332,7 @@ class _Phase:
                 checkpoints of those that were stopped, which may still be continued
     origins     where the settings of these trials came from, by the trials' names; None in a search
     followed    returns whether more trials follow when all these have ended
+    collection  brings files from the store's URL; None without one
     """
 
     name: Literal["search", "confirm"]
@@ -335,6 +344,7 @@ class _Phase:
     kept: Callable[[], Container[int]]
     origins: Mapping[str, Origin] | None
     followed: Callable[[], bool]
+    collection: Collection | None
 
 
 def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
@@ -356,6 +366,7 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
             and not nothing_learned(ledger.records)
             and any(record.state is not State.FAIL for record in ledger.records)
         ),
+        collection=_collection(plan),
     )
 
 
@@ -378,7 +389,13 @@ def _confirm_phase(
         kept=lambda: {one.id for one in ledger.records if one.state is not State.PRUNED},
         origins={one.name: one.origin for one in found},
         followed=lambda: False,
+        collection=_collection(plan),
     )
+
+
+def _collection(plan: StudyPlan) -> Collection | None:
+    """The driver's copies of what is at the store's URL; None if the study has no such store."""
+    return None if plan.store is None else Collection(plan.store)
 
 
 def _reopen(ledger: Ledger, chosen: Sequence[int], console: Console) -> None:
@@ -413,12 +430,30 @@ def _remove_weights_that_lost(phase: _Phase, settled: set[int]) -> None:
         if record.state is State.RUNNING or record.id in settled:
             continue
         folder = phase.folder_of(record.id)
-        goes_on = record.id in kept and record.state is State.PRUNED
-        for file in [*folder.glob("*.safetensors")]:
-            if record.id not in kept or (file == checkpoint_path(folder) and not goes_on):
-                file.unlink(missing_ok=True)
         if record.id not in kept:
+            _remove_weights(folder, phase.collection)
             settled.add(record.id)
+        elif record.state is not State.PRUNED:  # else it may be continued
+            _remove_weights(folder, phase.collection, checkpoint_path(folder).name.__eq__)
+
+
+def _remove_weights(
+    folder: Path, collection: Collection | None, lost: Callable[[str], bool] = bool
+) -> None:
+    """Remove weights of an ended trial, here and at the store's URL.
+
+    folder   the trial's folder
+    lost     whether a file of weights, by its name, is removed; all are by default
+    """
+    for file in [*folder.glob("*.safetensors")]:
+        if lost(file.name):
+            file.unlink(missing_ok=True)
+    if collection is not None:
+        collection.remove(key_of(folder), lambda name: _is_weights(name) and lost(name))
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 def _remove_weights_but_the_winners(plan: StudyPlan, searched: Ledger) -> None:
@@ -436,8 +471,7 @@ def _remove_weights_but_the_winners(plan: StudyPlan, searched: Ledger) -> None:
         kept = next(one for one in found.confirmed if one.candidate.name == winner.name)
         for record in found.records:
             if record not in kept.repeats:
-                for file in plan.folder.confirm_trial(record.id).glob("*.safetensors"):
-                    file.unlink(missing_ok=True)
+                _remove_weights(plan.folder.confirm_trial(record.id), _collection(plan))
 
 
 def _run_phase(
@@ -463,6 +497,8 @@ def _run_phase(
     def until() -> float | None:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
+    if plan.store is not None:
+        plan.store.claim(phase.searched.identity)
     with (
         Progress(
             phase.ledger.planned,
@@ -480,7 +516,10 @@ def _run_phase(
             if line:
                 say(console, line)
             stall_seconds = 60 * plan.request.resources.stall_minutes
-            execute(conductor, make_trial, plan.machine, plan.resources, stall_seconds)
+            execute(
+                conductor, make_trial, plan.machine, plan.resources, stall_seconds,
+                plan.folder.path, plan.store,
+            )  # fmt: skip
     if conductor.error is not None:
         raise conductor.error
     if conductor.untracked:
@@ -548,7 +587,7 @@ class _Conductor:
         # one that this process cannot see, and a user's own is found by all workers even if the
         # study asks for none.
         self._together = service.runs or plan.machine.address is not None or mps.is_there()
-        self._gpus = sum(node.gpus for node in plan.machine.nodes)
+        self._machine, self._parallel = plan.machine, plan.resources.parallel
         self._gpu_away_since: float | None = None
         self._gpu_away_heard = 0.0
         self._heard: dict[int, float] = {}
@@ -577,6 +616,7 @@ class _Conductor:
     def __exit__(self, *_: object) -> None:
         with self._halting():
             self._write_table()
+            self._collect_weights()
         ended = self._ledger.finished
         last = ended and not self._phase.followed()
         self.untracked = self._tracking.close(
@@ -585,6 +625,30 @@ class _Conductor:
         self.trouble = self._tracking.trouble or Trouble("it took too long")
         with self._halting():
             self._note_runs()
+
+    @property
+    def _gpus(self) -> int:
+        """Number of GPUs of all nodes."""
+        return sum(node.gpus for node in self._machine.nodes)
+
+    def now_has(self, machine: Machine) -> None:
+        if machine == self._machine:
+            return
+        shares = self._plan.resources
+        try:
+            share = machine.share(shares.cpus, shares.gpus, self._plan.options.parallel)
+            parallel = share.parallel
+        except ResourceError:  # no node has room for a trial at present
+            parallel = 0
+        if parallel != self._parallel:
+            nodes = many(len(machine.nodes), "node")
+            then = many(parallel, "trial") if parallel else "no trial"
+            wait = "" if parallel else "; the search waits for a node"
+            self.say(f"The cluster has {nodes} now: room for {then} at once{wait}")
+        self._machine, self._parallel = machine, parallel
+
+    def say(self, sentence: str) -> None:
+        self._progress.say(sentence)
 
     @property
     def finished(self) -> bool:
@@ -627,7 +691,7 @@ class _Conductor:
         for it. Until it has begun, no other is handed out, because that would take the part of the
         GPU that becomes free.
         """
-        if self._without_room or len(self._heard) >= self._plan.resources.parallel:
+        if self._without_room or len(self._heard) >= self._parallel:
             return False
         held = sum(self._ledger.records[number].gpu_share for number in self._heard)
         return self._ledger.comes_again or held + self._plan.resources.gpus <= self._gpus + 1e-6
@@ -664,6 +728,7 @@ class _Conductor:
             match message:
                 case History(epochs):
                     self._gpu_away_since = None
+                    self._collect(assignment, lambda name: not _is_weights(name))
                     self._note_beginning_anew(number, epochs)
                     ended = self._ledger.report(number, epochs) or self._leaves(number)
                 case Failure(reason, Then.HALT):
@@ -681,6 +746,22 @@ class _Conductor:
                     self._enter_loss(assignment, message)
             return self._after(number, ended)
         return True
+
+    def _collect(self, assignment: Assignment, wanted: Callable[[str], bool]) -> None:
+        """Bring a trial's files from the store's URL, so that the ledger never leads the folder."""
+        folder = Path(assignment.folder)
+        if self._phase.collection is not None:
+            self._phase.collection.collect(folder, key_of(folder), wanted)
+
+    def _collect_weights(self) -> None:
+        """Bring the weights of complete trials that are kept from the store's URL."""
+        if self._phase.collection is None:
+            return
+        kept = self._phase.kept()
+        for record in self._ledger.records:
+            folder = self._phase.folder_of(record.id)
+            if record.id in kept and record.state is State.COMPLETE:
+                self._phase.collection.collect(folder, key_of(folder), _is_weights)
 
     def _note_beginning_anew(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Tell the user if a trial that had run some epochs is trained again from its first."""
@@ -715,6 +796,8 @@ class _Conductor:
         if lost.cause is Cause.NO_GPU:
             self._ledger.spare(number, reason, seconds)
             self._wait_for_gpu(reason)
+        elif lost.cause is Cause.NODE_DIED and self._ledger.records[number].spared < MOST_NODES:
+            self._ledger.spare(number, reason, seconds)
         elif self._together and 0 < share < 1 and lost.cause is not Cause.COULD_NOT_RUN:
             reason = f"{reason} (perhaps through another trial on its GPU, so not counted)"
             # A trial that hangs costs its whole time limit each time, so it is alone at once.
@@ -849,6 +932,7 @@ def write_study_json(plan: StudyPlan) -> None:
             # None stands for the default, a file in this folder or beside it, which holds wherever
             # the folder is moved.
             "storage": plan.options.storage and without_password(plan.options.storage),
+            "store": plan.options.store and without_password(plan.options.store),
             "tracking_uri": (
                 plan.options.tracking_uri and without_password(plan.options.tracking_uri)
             ),

@@ -3,10 +3,12 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core.errors import BadRequest, StudyError
 from tune.redaction import without_password
 from tune.store.folder import StudyFolder
+from tune.store.url import checked_store
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,11 @@ class Options:
     parallel      largest number of trials at once; None for as many as fit
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
+    store         URL of an object store through which trials' files go; None for `results` alone
 
     URLs of SQLite files are stored with absolute paths, so that they hold in any working directory.
-    Raises BadRequest for `parallel` under 1, and for `results` with ?, % or # in its path.
+    Raises BadRequest for `parallel` under 1, for a store that is no URL of a known scheme, and for
+    `results` with ?, % or # in its path.
     """
 
     results: Path = Path("results")
@@ -30,6 +34,7 @@ class Options:
     parallel: int | None = None
     time_budget: float | None = None
     address: str | None = None
+    store: str | None = None
 
     def __post_init__(self) -> None:
         if self.parallel is not None and self.parallel < 1:
@@ -40,6 +45,8 @@ class Options:
                 "--results must be a folder without ?, % and # in its path, which the addresses of"
                 f" databases cannot hold, and is {self.results}"
             )
+        if self.store is not None:
+            checked_store(self.store)
         object.__setattr__(self, "storage", _absolute(self.storage))
         object.__setattr__(self, "tracking_uri", _absolute(self.tracking_uri))
 
@@ -83,7 +90,28 @@ def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -
                 f" {without_password(given)}; leave it out, or give this search another --study"
                 " name"
             )
-    return options
+    return replace(options, store=_same_store(options.store, described.get("store"), folder))
+
+
+def _same_store(given: str | None, before: Any, folder: StudyFolder) -> str | None:
+    """The store of a study that goes on. Raises StudyError if the command gives another.
+
+    given    the command's; None if it gives none
+    before   that of study.json, without passwords; None if it has none
+    """
+    if given is None and isinstance(before, str) and "***" in before:
+        raise StudyError(
+            f"--store must be given again for {folder.path}: it was {before}, and passwords are not"
+            " stored"
+        )
+    if given is None:
+        return before if isinstance(before, str) else None
+    if without_password(given) != before:
+        raise StudyError(
+            f"--store must be that of the study, {before or 'its own folder'}, and is"
+            f" {without_password(given)}; leave it out, or give this search another --study name"
+        )
+    return given
 
 
 def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:

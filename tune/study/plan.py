@@ -15,13 +15,16 @@ from core.errors import BadRequest, ResourceError, StudyError
 from core.fitting import READ_OFF_DATA, Circumstances
 from core.network.weights import WeightsFile, fetch_weights
 from core.prediction.advice import advice
+from tune import database
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
 from tune.space.space import MAX_COMBINATIONS, SearchSpace
 from tune.statistics.certainty import Repeat
+from tune.store.filesystems import network_type
 from tune.store.folder import StudyFolder
+from tune.store.url import UrlStore
 from tune.study import automatic
 from tune.study.confirmation import fresh_repeats
 from tune.study.going_on import (
@@ -68,6 +71,12 @@ class StudyPlan:
     def storage(self) -> str:
         """The SQLAlchemy URL of the ledger, password included."""
         return storage_of(self.options, self.folder)
+
+    @property
+    def store(self) -> UrlStore | None:
+        """The URL through which trials' files go; None if they are in the study's folder."""
+        url = self.options.store
+        return None if url is None else UrlStore(url, self.request.study)
 
     @property
     def repeats(self) -> tuple[Repeat, ...]:
@@ -148,6 +157,7 @@ def check_request(
         problems.append(error)
     try:
         options = recall_options(options, folder)
+        refuse_network_ledger(storage_of(options, folder))
         before = remembered_facts(storage_of(options, folder), request.study)
         if before is None and folder.description.exists():
             raise StudyError(
@@ -194,6 +204,18 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
     if wanted.mps is True and resources.gpus:
         mps.check_service()
     return resources
+
+
+def refuse_network_ledger(storage: str) -> None:
+    """Raise StudyError for a ledger that is a SQLite file on a network file system."""
+    file = database.file_of(storage)
+    kind = None if file is None else network_type(file)
+    if kind is not None:
+        raise StudyError(
+            "the ledger must not be a SQLite file on a network file system, where its locks do not"
+            f" hold, and {file} is on {kind}; keep it on a disk of this machine, --storage"
+            " sqlite:////PATH/study.db, or in a database server, --storage postgresql://..."
+        )
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:

@@ -111,6 +111,16 @@ tune.engine.messages.GpuFailed: CUDA error: an illegal memory access was encount
         ("The actor died: ActorDiedError\nmore", "its worker process died", Cause.DIED),
         ("the worker\n process has died", "its worker process died", Cause.DIED),
         (
+            "ray.exceptions.ActorUnavailableError: The actor 65 is unavailable: Socket closed",
+            "its node does not answer any more",
+            Cause.NODE_DIED,
+        ),
+        (
+            "ActorDiedError\nThe actor died because its node has died.",
+            "its node does not answer any more",
+            Cause.NODE_DIED,
+        ),
+        (
             GPU,
             "the GPU failed its worker: CUDA error: an illegal memory access was encountered",
             Cause.GPU_FAILED,

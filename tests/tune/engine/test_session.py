@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.errors import ResourceError
 from tune.engine import session
 from tune.engine.resources import Node
 
@@ -17,3 +18,9 @@ def test_without_a_gpu_processes_keep_freed_memory_unless_the_user_says_otherwis
     assert alone["MALLOC_MMAP_MAX_"] == "0"
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
     assert set(alone) - set(session._memory_of_workers(Node(2, 0))) == {"MALLOC_TRIM_THRESHOLD_"}
+
+
+def test_a_cluster_that_is_reached_from_outside_is_refused_with_the_way_in() -> None:
+    with pytest.raises(ResourceError, match=r"'ray://head:10001'.*ray job submit") as raised:
+        session.cluster_at("ray://head:10001")
+    assert "\n" not in str(raised.value)
