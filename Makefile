@@ -57,5 +57,5 @@ bench: $(STAMP)
 	$(RUN) -m benchmarks
 
 lock: $(STAMP)
-	$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock

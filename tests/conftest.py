@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgresql import Server
+
 # How long an example takes says how busy the machine is, and nothing of the law.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -40,6 +42,14 @@ def narrow() -> Iterator[None]:
 
     with narrowed():
         yield
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL of this session; where it is not installed, the test is skipped."""
+    server = Server()
+    yield server
+    server.remove()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

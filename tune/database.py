@@ -29,8 +29,10 @@ from core.files import reason_of, sync_folder, way_out
 from core.interrupts import interrupted
 from tune.redaction import without_password
 
-RETRY_SECONDS = 120.0
-"""Seconds for which an operation is repeated that a database refuses for a passing reason."""
+RETRY_SECONDS = 150.0
+"""Seconds for which an operation is repeated that a database refuses for a passing reason: longer
+than a server is away that restarts or fails over within two minutes, and short enough that the
+process still counts as alive (see `tune.ledger.claim`)."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 """Seconds of pause after the first refusal, and the longest pause; each is twice the one before."""
@@ -288,6 +290,8 @@ def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
     """
 
     def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
+        if context.is_pre_ping:  # the pool itself replaces a connection that was lost while idle
+            return None
         error = context.sqlalchemy_exception
         return (
             RefusedForNowError(error)

@@ -210,14 +210,15 @@ def test_a_ledger_that_will_never_open_is_a_wrong_request_at_once(
     assert time.monotonic() - begin < 10
 
 
-def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
+def test_a_write_whose_answer_was_lost_is_there_once(url: str) -> None:
     """Each commit of a short study in turn fails: before it was done, or after, so that nobody
     knows of it.
     """
-    request = from_document({**SPACE, "search": {"sampler": "tpe", "trials": 2, "seed": 0}}, "test")
 
     def run(name: str, failing: int, done: bool) -> tuple[tuple[TrialRecord, ...], int]:
-        ledger = open_ledger(f"sqlite:///{tmp_path / name}", request)
+        search = {"sampler": "tpe", "trials": 2, "seed": 0}
+        request = from_document({**SPACE, "study": name, "search": search}, "test")
+        ledger = open_ledger(url, request)
         engine = ledger.claim.database.engine
         assert engine is not None
         commit, commits = engine.dialect.do_commit, 0
@@ -228,13 +229,13 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
             if done or commits != failing:
                 commit(connection)
             if commits == failing:
-                raise sqlite3.OperationalError("server closed the connection unexpectedly")
+                raise engine.dialect.dbapi.OperationalError("server closed the connection")
 
         engine.dialect.do_commit = lose  # type: ignore[method-assign]
         while (record := ledger.next()) is not None:
             ledger.report(record.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
         engine.dialect.do_commit = commit  # type: ignore[method-assign]
-        again = open_ledger(f"sqlite:///{tmp_path / name}", request)
+        again = open_ledger(url, request)
         assert again.records == ledger.records
         return (
             tuple(
@@ -244,11 +245,11 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
             commits,
         )
 
-    undisturbed, commits = run("whole.db", 0, done=True)
+    undisturbed, commits = run("whole", 0, done=True)
     assert commits > 15
     for failing in range(1, commits + 1):
         for done in (True,) if failing % 3 else (False, True):
-            records, _ = run(f"{failing}-{done}.db", failing, done)
+            records, _ = run(f"{failing}-{done}", failing, done)
             assert records == undisturbed, (failing, done)
 
 

@@ -34,13 +34,10 @@ class Team:
     """Drivers on machines of their own, which share the database of a study."""
 
     folder: Path
+    storage: str
 
     def __post_init__(self) -> None:
         (self.folder / "space.yaml").write_text(SPACE)
-
-    @property
-    def storage(self) -> str:
-        return f"sqlite:///{self.folder / 'team.db'}"
 
     def start(self, name: str, *start: str, epoch_seconds: float = 0.3) -> subprocess.Popen[str]:
         """The command of a member of the team; `start` runs another program than the search."""
@@ -88,7 +85,7 @@ def same(record: TrialRecord) -> tuple[object, ...]:
 def test_a_search_ends_as_if_alone_beside_a_second_driver_a_report_and_a_rebuilding(
     tmp_path: Path,
 ) -> None:
-    team = Team(tmp_path)
+    team = Team(tmp_path, f"sqlite:///{tmp_path / 'team.db'}")
     first = team.start("first")
     team.wait_for_epochs(4, first)
     # The others have all the time that they need: the trial waits, while its driver does not.
@@ -121,9 +118,9 @@ def test_a_search_ends_as_if_alone_beside_a_second_driver_a_report_and_a_rebuild
 
 
 def test_a_driver_that_was_stalled_until_another_took_over_writes_nothing_more(
-    tmp_path: Path,
+    tmp_path: Path, url: str
 ) -> None:
-    team = Team(tmp_path)
+    team = Team(tmp_path, url)
     first = team.start("first")
     team.wait_for_epochs(4, first)
     first.send_signal(signal.SIGSTOP)

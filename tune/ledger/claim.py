@@ -21,6 +21,7 @@ from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, Text,
 from core.errors import ClaimLost, StorageError, StudyError
 from core.files import parse_json
 from tune import processes
+from tune.database import RefusedForNowError
 from tune.ledger.storage import open_to_write
 
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
@@ -62,6 +63,7 @@ class Claim:
             self.database.call(lambda: self._take(engine))
             sqlalchemy.event.listen(engine, "commit", self._check)
             self.database.fence = self._verify
+            self.database.settle = self._settle
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +75,21 @@ class Claim:
             self.database.hurry()
         with contextlib.suppress(StorageError):  # the next driver finds that this process is gone
             self._write(driver=None)
+        self.database.close()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no other process has taken the study over.
+
+        True also while the database does not answer: then nobody can take it over.
+        """
+        try:
+            self.database.fence()
+        except ClaimLost:
+            return False
+        except (RefusedForNowError, sqlalchemy.exc.SQLAlchemyError):
+            pass
+        return True
 
     def beat(self) -> None:
         """Write a heartbeat, at most once in BEAT_SECONDS: this process still runs the study."""
@@ -80,16 +97,24 @@ class Claim:
             self._write(heard=func.now())
             self._beat = time.monotonic()
 
-    def _write(self, **values: Any) -> None:
-        engine = self.database.engine
-        if engine is None:
-            return
+    def _settle(self) -> None:
+        """Write a heartbeat before a write is tried again whose answer was lost.
 
-        def write() -> None:
+        A connection may be lost while its last transaction still waits to be committed. The
+        heartbeat changes the row that this transaction has locked (see `_check`), so it waits until
+        that write is there or is undone: no write is done twice. It also tells the others that this
+        process lives, which writes nothing else while it waits for the database.
+        """
+        self._once(heard=func.now())
+
+    def _write(self, **values: Any) -> None:
+        self.database.call(lambda: self._once(**values))
+
+    def _once(self, **values: Any) -> None:
+        engine = self.database.engine
+        if engine is not None:
             with engine.begin() as connection:
                 connection.execute(CLAIMS.update().where(self._is_ours).values(**values))
-
-        self.database.call(write)
 
     @property
     def _is_ours(self) -> sqlalchemy.ColumnElement[bool]:
@@ -103,7 +128,9 @@ class Claim:
         mine = CLAIMS.c.study == self.study
         with engine.begin() as connection:
             row = connection.execute(
-                select(CLAIMS.c.token, CLAIMS.c.driver, CLAIMS.c.heard, func.now()).where(mine)
+                select(CLAIMS.c.token, CLAIMS.c.driver, CLAIMS.c.heard, func.now())
+                .where(mine)
+                .with_for_update()
             ).one_or_none()
             token = 0
             if row is not None:

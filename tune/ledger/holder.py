@@ -40,22 +40,22 @@ def holder_of(storage: str, study: str) -> Holder | None:
 
     Raises StudyError where the ledger cannot be opened, StorageError where it cannot be read.
     """
-    database = open_to_read(storage)
-    engine = None if database is None else database.engine
-    if database is None or engine is None:
-        return None
-
-    def read() -> Any:
-        if not sqlalchemy.inspect(engine).has_table(CLAIMS.name):
+    with open_to_read(storage) as database:
+        engine = None if database is None else database.engine
+        if database is None or engine is None:
             return None
-        with engine.connect() as connection:
-            return connection.execute(
-                select(CLAIMS.c.token, CLAIMS.c.driver, CLAIMS.c.heard, func.now()).where(
-                    CLAIMS.c.study == study
-                )
-            ).one_or_none()
 
-    row = database.call(read)
+        def read() -> Any:
+            if not sqlalchemy.inspect(engine).has_table(CLAIMS.name):
+                return None
+            with engine.connect() as connection:
+                return connection.execute(
+                    select(CLAIMS.c.token, CLAIMS.c.driver, CLAIMS.c.heard, func.now()).where(
+                        CLAIMS.c.study == study
+                    )
+                ).one_or_none()
+
+        row = database.call(read)
     if row is None or row[1] is None:
         return None
     token, text, heard, now = row

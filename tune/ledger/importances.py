@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from tune.ledger.growth import plain_name, united
 from tune.ledger.records import State, record_of
-from tune.ledger.storage import open_to_read
+from tune.ledger.storage import study_to_read
 
 LEAST_FOR_IMPORTANCES = 10
 """Least number of complete trials for Optuna's importances, which compare the best tenth of the
@@ -25,12 +25,11 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
     study, too few complete trials, equal scores, or nothing searched. Raises the errors of
     `read_ledger`.
     """
-    database = open_to_read(storage)
-    found = None if database is None else database.study(study)
-    if found is None:
-        return {}
-    known = found.attributes()
-    begun = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
+    with study_to_read(storage, study) as found:
+        if found is None:
+            return {}
+        known, stored = found.attributes(), found.trials()
+    begun = [trial for trial in stored if trial.state is not TrialState.WAITING]
     # Optuna's own state of a trial that was continued stays that of a stopped one.
     complete = [
         (trial, record.ap50)
@@ -43,7 +42,7 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
     for trial, _ in complete:
         for name, one in trial.distributions.items():
             distributions.setdefault(plain_name(name), []).append(one)
-    domains = {name: united(found) for name, found in distributions.items()}
+    domains = {name: united(drawn) for name, drawn in distributions.items()}
     view = optuna.create_study(direction="maximize")
     for trial, value in complete:
         params = {plain_name(name): value for name, value in trial.params.items()}

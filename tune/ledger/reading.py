@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from tune.ledger.records import FACTS_KEY, IDENTITY_KEY, State, TrialRecord, best_of, record_of
 from tune.ledger.runs import Run, stored_run
 from tune.ledger.selections import NOTHING_CHOSEN, Selections, stored_selections
-from tune.ledger.storage import StoredStudy, open_to_read
+from tune.ledger.storage import open_to_read, study_to_read
 
 _CONFIRMING = ".confirm"
 
@@ -48,12 +48,12 @@ def read_ledger(storage: str, study: str) -> Reading | None:
 
     Raises StudyError where the ledger cannot be opened, StorageError where it cannot be read.
     """
-    found = _study(storage, study)
-    if found is None:
-        return None
-    known = found.attributes()
+    with study_to_read(storage, study) as found:
+        if found is None:
+            return None
+        known, stored = found.attributes(), found.trials()
     # Trials that an earlier version had planned but not begun come last, and do not count yet.
-    trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
+    trials = [trial for trial in stored if trial.state is not TrialState.WAITING]
     records = tuple(record_of(trial, known) for trial in trials)
     return Reading(
         known.get(IDENTITY_KEY, ""),
@@ -74,19 +74,14 @@ def studies_in(storage: str) -> list[str]:
 
     Raises the errors of `read_ledger`.
     """
-    database = open_to_read(storage)
-    names = [] if database is None else database.names()
+    with open_to_read(storage) as database:
+        names = [] if database is None else database.names()
     # The name of a study of ours holds no dot.
     return sorted(name for name in names if "." not in name)
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
     """The facts of a study; None if there is none yet. Raises the errors of `read_ledger`."""
-    found = _study(storage, study)
-    facts = None if found is None else found.attributes().get(FACTS_KEY)
+    with study_to_read(storage, study) as found:
+        facts = None if found is None else found.attributes().get(FACTS_KEY)
     return cast("Mapping[str, Any] | None", facts)
-
-
-def _study(storage: str, study: str) -> StoredStudy | None:
-    database = open_to_read(storage)
-    return None if database is None else database.study(study)

@@ -6,9 +6,10 @@ tried again for a while; if it is still refused, an error says so in one sentenc
 
 import contextlib
 import functools
+import itertools
 import sqlite3
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from core.errors import StorageError, StudyError
 from core.values import as_number
 from tune import database
 from tune.database import Patience, cause_of, place_of, refusal_of
+from tune.ledger import server
 from tune.redaction import without_password
 
 BUSY_SECONDS = 5
@@ -31,7 +33,8 @@ BUSY_SECONDS = 5
 
 OPEN_SECONDS = 20.0
 """Seconds for which opening a ledger is tried again if the reason may pass. They are few, because a
-user waits for the first answer."""
+user waits for the first answer. A ledger that has answered this process before is waited for as
+long as any other operation."""
 
 IN_MEMORY = "memory"
 """The URL of a ledger that is kept in memory only, for simulations and tests."""
@@ -39,6 +42,9 @@ IN_MEMORY = "memory"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _T = TypeVar("_T")
+
+_answered: set[str] = set()
+"""The URLs of the ledgers that this process has opened."""
 
 
 class Database:
@@ -48,6 +54,8 @@ class Database:
     engine   its engine; None for a database in memory
     fence    function that raises ClaimLost if another process has taken over the study; does
              nothing until a claim sets it
+    settle   function that is called before an operation is tried again; does nothing until a claim
+             sets it (see `tune.ledger.claim`)
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Database:
     ) -> None:
         self.url, self.engine = url, engine
         self.fence: Callable[[], None] = lambda: None
+        self.settle: Callable[[], None] = lambda: None
         self._storage, self._patience = storage, Patience(url)
 
     def hurry(self) -> None:
@@ -67,6 +76,11 @@ class Database:
     def names(self) -> list[str]:
         """The names of all studies."""
         return self.call(lambda: optuna.get_all_study_names(self._storage))
+
+    def close(self) -> None:
+        """Close the connections; a further operation would open new ones."""
+        if self.engine is not None:
+            self.engine.dispose()
 
     def study(self, name: str) -> "StoredStudy | None":
         """The study of this name; None if there is none."""
@@ -94,8 +108,15 @@ class Database:
         Raises StorageError if the database still refuses it, or if another driver has ended the
         trial.
         """
+        tries = itertools.count()
+
+        def attempt() -> _T:
+            if next(tries):
+                self.settle()
+            return operation()
+
         try:
-            return self._patience(operation)
+            return self._patience(attempt)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             self.fence()  # another driver has ended the trial
             raise _written_by_another() from error
@@ -220,15 +241,30 @@ def _written_by_another() -> StorageError:
     )
 
 
-def open_to_read(url: str) -> Database | None:
-    """The database at a URL; None where there is none yet. Nothing is written.
+@contextlib.contextmanager
+def open_to_read(url: str) -> Iterator[Database | None]:
+    """The database at a URL to the end of the block; None where there is none yet.
 
-    Raises StudyError where it cannot be opened.
+    Nothing is written. Raises StudyError where it cannot be opened.
     """
     file = database.file_of(_checked(url))
-    if file is not None and (not file.is_file() or _is_half_made(file)):
-        return None
-    return _open_patiently(url, make=False)
+    missing = file is not None and (not file.is_file() or _is_half_made(file))
+    found = None if missing else _open_patiently(url, make=False)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
+
+
+@contextlib.contextmanager
+def study_to_read(url: str, name: str) -> Iterator[StoredStudy | None]:
+    """A study of the database at a URL to the end of the block; None if there is none.
+
+    Raises the errors of `open_to_read`, and StorageError where the database does not answer.
+    """
+    with open_to_read(url) as found:
+        yield None if found is None else found.study(name)
 
 
 def open_to_write(url: str) -> Database:
@@ -247,19 +283,24 @@ def open_to_write(url: str) -> Database:
 def _checked(url: str) -> str:
     """The URL, if it is one; raises StudyError otherwise."""
     try:
-        sqlalchemy.engine.make_url(url)
+        scheme = sqlalchemy.engine.make_url(url).drivername
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise StudyError(
-            f"--storage must be an SQLAlchemy URL, such as sqlite:///team.db, and is"
-            f" {without_password(url)!r}"
+            "--storage must be an SQLAlchemy URL, such as sqlite:///team.db or"
+            f" postgresql+psycopg://USER@HOST/DATABASE, and is {without_password(url)!r}"
         ) from None
+    if scheme == "postgres":
+        raise StudyError(
+            f"--storage must begin with postgresql+psycopg:// and is {without_password(url)!r}"
+        )
     return url
 
 
 def _open_patiently(url: str, make: bool) -> Database | None:
     """The database at a URL; None where there is none and `make` is False."""
+    seconds = None if url in _answered else OPEN_SECONDS
     try:
-        return Patience(url, OPEN_SECONDS)(lambda: _open(url, make))
+        opened = Patience(url, seconds)(lambda: _open(url, make))
     except RuntimeError as error:  # another version of Optuna made it
         reason, order = str(error).splitlines()[0], "see to it, or name another --storage"
     except (
@@ -274,6 +315,9 @@ def _open_patiently(url: str, make: bool) -> Database | None:
         order = "see to it, or name another --storage"
         if meant:
             order = f"{meant.way_out}, then run the same command again"
+    else:
+        _answered.add(url)
+        return opened
     raise StudyError(
         f"the ledger {place_of(url)} cannot be opened ({without_password(reason)}): {order}"
     )
@@ -282,13 +326,11 @@ def _open_patiently(url: str, make: bool) -> Database | None:
 def _open(url: str, make: bool) -> Database | None:
     """One attempt at `_open_patiently`."""
     if not url.startswith("sqlite"):
-        empty = _is_empty(url)
-        if empty and not make:
+        at_server = server.open_storage(url, make)
+        if at_server is None:
             return None
-        # Optuna refuses a database that lacks only some of its tables, and says so.
-        opened = optuna.storages.RDBStorage(url, skip_table_creation=not empty)
-        database.hand_over(opened.engine, url)
-        return Database(url, opened, opened.engine)
+        database.hand_over(at_server.engine, url)
+        return Database(url, at_server, at_server.engine)
     file = database.file_of(url)
     if make and file is not None:
         database.make_whole(file, _make_tables, _is_half_made)
@@ -306,14 +348,6 @@ def _open(url: str, make: bool) -> Database | None:
     opened.engine.dispose()
     database.hand_over(opened.engine, url)
     return Database(url, opened, opened.engine)
-
-
-def _is_empty(url: str) -> bool:
-    """Whether a server's database has none of Optuna's tables."""
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-    return not {"studies", "trials", "version_info"} & set(
-        sqlalchemy.inspect(engine).get_table_names()
-    )
 
 
 def _make_tables(url: str) -> None:

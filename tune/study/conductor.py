@@ -597,7 +597,9 @@ class _Conductor:
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
         study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
-        self._tracking = TrackingThread(plan.tracking, study, phase.name, phase.folder_of)
+        self._tracking = TrackingThread(
+            plan.tracking, study, phase.name, phase.folder_of, lambda: phase.ledger.claim.is_held
+        )
         self.untracked: Sequence[int] = ()
         """Numbers of the trials that the tracker does not show in full; set when the phase ends."""
         self.trouble = Trouble("")

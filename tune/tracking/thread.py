@@ -26,13 +26,21 @@ class TrackingThread:
     It keeps a record until the tracker has taken it.
 
     folder_of   returns a trial's folder, given its number
+    is_ours     tells whether this process still runs the study; once it does not, nothing more is
+                shown. A driver that was stalled would otherwise show trials as they were, and some
+                of them twice
     """
 
     def __init__(
-        self, tracker: Tracker, study: TrackedStudy, phase: str, folder_of: Callable[[int], Path]
+        self,
+        tracker: Tracker,
+        study: TrackedStudy,
+        phase: str,
+        folder_of: Callable[[int], Path],
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._tracker, self._study, self._phase = tracker, study, phase
-        self._folder_of = folder_of
+        self._folder_of, self._is_ours = folder_of, is_ours
         self._view: TrialsView | None = None
         self._names: dict[int, str] = {}
         self._changed = threading.Condition()
@@ -86,6 +94,8 @@ class TrackingThread:
                 if not self._pending and self._view is not None:
                     return
                 batch, closing = list(self._pending.values()), self._closing
+            if not self._is_ours():
+                return
             self.trouble = self._try_to_open() or self._try_to_write(batch)
             if not self.trouble:
                 self._hurry.wait(GATHERING_SECONDS)
@@ -114,6 +124,8 @@ class TrackingThread:
         view, met = self._view, None
         assert view is not None
         for record in batch:
+            if not self._is_ours():
+                return met
             try:
                 name = view.shown(record) or view.write(record, self._folder_of(record.id))
             except Exception as error:  # noqa: BLE001  # whatever a tracker raises

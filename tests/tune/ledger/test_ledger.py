@@ -14,15 +14,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 
 from core.errors import ClaimLost, StorageError, StudyError
 from tune import database, processes
-from tune.ledger.claim import CLAIM_SECONDS, Claim
+from tune.ledger.claim import BEAT_SECONDS, CLAIM_SECONDS, CLAIMS, Claim
 from tune.ledger.importances import importances
 from tune.ledger.ledger import MAX_LOST, Ledger, open_ledger
 from tune.ledger.proposals import preview
@@ -76,9 +78,14 @@ def epoch(number: int, ap50: float) -> dict[str, Any]:
     return {"epoch": number, "ap50": ap50, "seconds": 1.5, "losses": {"loss": 1.0}}
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'study.db'}"
+def told(url: str, *statements: Any, **values: Any) -> list[Any]:
+    """Run statements in a database, in one transaction; the rows of the last."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.begin() as connection:
+        for one in statements:
+            what = sqlalchemy.text(one) if isinstance(one, str) else one
+            found = connection.execute(what, values)
+        return list(found) if found.returns_rows else []
 
 
 def run_epochs(ledger: Ledger, record: TrialRecord, quality: float) -> None:
@@ -266,14 +273,14 @@ def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
 def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupted_one_does(
-    tmp_path: Path, sampler: str
+    url: str, sampler: str
 ) -> None:
-    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
-    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
-    run_all(open_ledger(whole, asked))
-    while (record := (ledger := open_ledger(broken, asked)).next()) is not None:
+    search = {"sampler": sampler, "trials": 14, "seed": 3}
+    whole, broken = (request(SPACE, study=name, search=search) for name in ("whole", "broken"))
+    run_all(open_ledger(url, whole))
+    while (record := (ledger := open_ledger(url, broken)).next()) is not None:
         run_epochs(ledger, record, by_learning_rate(record))
-    first, second = open_ledger(whole, asked).records, open_ledger(broken, asked).records
+    first, second = open_ledger(url, whole).records, open_ledger(url, broken).records
     assert [record.params for record in first] == [record.params for record in second]
     assert [record.curve for record in first] == [record.curve for record in second]
 
@@ -401,32 +408,35 @@ def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
     assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
 
 
-def refusing(path: Path, table: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def refusing(url: str, table: str) -> Iterator[None]:
     """Let a database refuse new rows of a table for the time of the block."""
-
-    @contextlib.contextmanager
-    def refuse() -> Iterator[None]:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            # An error of its own, since Optuna passes over violated constraints.
-            connection.execute(
-                f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT json('no'); END"
-            )
-        yield
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("DROP TRIGGER refuse")
-
-    return refuse()
+    # Errors of its own, since Optuna passes over violated constraints.
+    make = [f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT json('no'); END"]
+    remove = "DROP TRIGGER refuse"
+    if url.startswith("postgresql"):
+        body = "BEGIN RAISE EXCEPTION 'malformed JSON'; END"
+        make = [
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS '{body}'".replace(
+                "'malformed JSON'", "''malformed JSON''"
+            ),
+            f"CREATE TRIGGER refuse BEFORE INSERT ON {table}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()",
+        ]
+        remove = "DROP FUNCTION refuse CASCADE"
+    told(url, *make)
+    yield
+    told(url, remove)
 
 
 def test_an_epoch_that_the_database_refuses_is_not_in_the_ledger_and_comes_again(
-    tmp_path: Path,
+    url: str,
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = open_ledger(url, request(SPACE))
     asked = ledger.next()
     assert asked is not None
     with (
-        refusing(tmp_path / "study.db", "trial_user_attributes"),
+        refusing(url, "trial_user_attributes"),
         pytest.raises(StorageError, match="JSON"),
     ):
         ledger.report(asked.id, [epoch(1, 0.1)])
@@ -438,16 +448,15 @@ def test_an_epoch_that_the_database_refuses_is_not_in_the_ledger_and_comes_again
 
 
 def test_a_verdict_is_stored_with_its_epoch_and_carried_out_by_whoever_comes_next(
-    tmp_path: Path,
+    url: str,
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = open_ledger(url, request(SPACE))
     first, second = ledger.next(), ledger.next()
     assert first is not None
     assert second is not None
     ledger.report(first.id, [epoch(1, 0.9)])
     # The driver dies between the epoch with its verdict and all that follows from it.
-    with refusing(tmp_path / "study.db", "trial_intermediate_values"), pytest.raises(StorageError):
+    with refusing(url, "trial_intermediate_values"), pytest.raises(StorageError):
         ledger.report(second.id, [epoch(1, 0.1)])
     assert read_with_plain_optuna(url)[second.id].state.name == "RUNNING"
     reading = read_ledger(url, "law")
@@ -460,23 +469,31 @@ def test_a_verdict_is_stored_with_its_epoch_and_carried_out_by_whoever_comes_nex
     assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {1: 0.1})
 
 
-def test_opening_judges_nothing_and_reading_writes_nothing(tmp_path: Path) -> None:
-    url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
+def content_of(url: str) -> object:
+    """All that a database holds: the bytes of a file, or the rows and tables of a server."""
+    file = database.file_of(url)
+    if file is not None:
+        told(url, "PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    tables = sqlalchemy.inspect(engine).get_table_names()
+    return {name: sorted(map(repr, told(url, f"SELECT * FROM {name}"))) for name in tables}
+
+
+def test_opening_judges_nothing_and_reading_writes_nothing(url: str) -> None:
     lenient = request(SPACE, stop_early={"rule": "none"})
     ledger = open_ledger(url, lenient)
     for quality in (0.9, 0.1):
         record = ledger.next()
         assert record is not None
         ledger.report(record.id, [epoch(1, quality)])
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    before = path.read_bytes()
+    before = content_of(url)
     for look in (read_ledger, remembered_facts, importances):
         look(url, "law")
-    assert path.read_bytes() == before
-    assert not path.with_name("study.db-wal").exists() or not (
-        path.with_name("study.db-wal").stat().st_size
-    )
+    if (file := database.file_of(url)) is not None:
+        log = file.with_name("study.db-wal")
+        assert not log.exists() or not log.stat().st_size
+    assert content_of(url) == before
     strict = open_ledger(url, request(SPACE))  # whose rule would have stopped the second trial
     assert {record.state for record in strict.records} == {State.RUNNING}
 
@@ -590,9 +607,9 @@ def test_a_grid_tries_every_point_once(url: str) -> None:
     assert len(points) == len(ledger.records) == 4
 
 
-def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(url: str) -> None:
     shown = preview(request(SPACE), 2)
-    ledger = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     asked = [ledger.next(), ledger.next()]
     assert [record.params for record in shown] == [
         record.params for record in asked if record is not None
@@ -606,14 +623,14 @@ def test_the_best_of_equals_is_the_earliest(url: str) -> None:
     assert ledger.best.id == 0
 
 
-def test_the_database_can_be_read_while_it_is_written(tmp_path: Path, url: str) -> None:
+def test_the_database_can_be_read_while_it_is_written(url: str) -> None:
     ledger = open_ledger(url, request(SPACE))
     ledger.next()
-    reader = sqlite3.connect(tmp_path / "study.db")
-    reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM trials").fetchone()
-    assert ledger.next() is not None  # in the default journal mode this would wait for the reader
-    reader.close()
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as reader:
+        reader.exec_driver_sql("BEGIN" if url.startswith("sqlite") else "SELECT 1")
+        reader.exec_driver_sql("SELECT count(*) FROM trials").fetchone()
+        assert ledger.next() is not None  # sqlite's default journal mode would wait for the reader
 
 
 # A space that grows
@@ -698,12 +715,12 @@ ELSEWHERE = {"pid": os.getpid(), "host": socket.gethostname(), "machine": "elsew
 
 def held_by(url: str, driver: Mapping[str, Any], seconds_ago: float) -> None:
     """Enter another process as the one that runs the study."""
-    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-        connection.execute(
-            "UPDATE cell_tune_claims SET token = token + 1, driver = ?, heard = datetime('now', ?)",
-            (json.dumps(driver), f"-{seconds_ago} seconds"),
-        )
-        connection.commit()
+    ((now,),) = told(url, sqlalchemy.select(sqlalchemy.func.now()))
+    heard = now - timedelta(seconds=seconds_ago)
+    change = CLAIMS.update().values(
+        token=CLAIMS.c.token + 1, driver=json.dumps(driver), heard=heard
+    )
+    told(url, change)
 
 
 def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
@@ -738,11 +755,15 @@ def test_a_claim_that_was_given_up_is_free_at_once_and_gives_the_next_one_a_high
             held_by(url, ELSEWHERE, 0)
             with pytest.raises(ClaimLost):
                 ledger.remember({"late": True})
-        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            numbers += connection.execute("SELECT token FROM cell_tune_claims").fetchone()
-            connection.execute("UPDATE cell_tune_claims SET driver = NULL")
-            connection.commit()
+        numbers += [token for (token,) in told(url, sqlalchemy.select(CLAIMS.c.token))]
+        told(url, CLAIMS.update().values(driver=None))
     assert numbers == sorted(set(numbers))
+
+
+def test_a_driver_that_waits_for_its_database_still_counts_as_alive_when_the_database_is_back() -> (
+    None
+):
+    assert database.RETRY_SECONDS + BEAT_SECONDS <= CLAIM_SECONDS
 
 
 def test_of_processes_that_claim_a_study_at_once_exactly_one_has_it(url: str) -> None:

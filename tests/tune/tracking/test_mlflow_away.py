@@ -25,12 +25,15 @@ pytestmark = pytest.mark.fault
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def mlflow_server(
+    folder: Path, port: int, backend: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server of MLflow on a database of its own, a file where none is named."""
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
-                f"sqlite:///{folder / 'away.db'}", "--artifacts-destination",
+                backend or f"sqlite:///{folder / 'away.db'}", "--artifacts-destination",
                 str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers",
                 "1",
             ],

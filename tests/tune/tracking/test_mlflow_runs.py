@@ -230,6 +230,25 @@ def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
     assert thread.trouble is None
 
 
+def test_a_study_that_another_process_runs_is_shown_no_more_by_this_one(
+    destination: Destination, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    first = open_ledger(url, from_document(SPACE, "test"))
+    tracker = MLflow(destination.uri, destination.artifacts.parent)
+    folder = Path("none")
+    thread = TrackingThread(tracker, VIEW, "search", lambda _: folder, lambda: first.claim.is_held)
+    thread.show(record(0))
+    while not thread.new_names():
+        time.sleep(0.01)
+    second = open_ledger(url, from_document(SPACE, "test"))
+    assert second.claim.is_held
+    assert not first.claim.is_held
+    thread.show(record(1))
+    assert thread.close(ended=False) == [1]
+    assert sorted(runs(destination)) == ["0"]
+
+
 @pytest.mark.parametrize("kept", ["config.json", "epochs.csv", "overlay.jpg"])
 def test_a_file_that_was_refused_is_there_when_the_trial_was_shown_again(
     destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
