@@ -11,6 +11,7 @@ dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
 intensity.py   images of more than 8 bits brought to 8
+json_files.py  JSON files of annotations, up to a size that memory holds
 label_images.py  one label image per image: Cellpose, Omnipose, StarDist
 label_studio.py  Label Studio's JSON: polygons in percent and brush masks
 listing.py     images to predict on
@@ -19,7 +20,7 @@ mask_folders.py  one mask file per instance, as the Data Science Bowl 2018 has t
 measure.py     images and instances in numbers, from which settings are read
 pixel_size.py  the size of a pixel in micrometres
 outlines.py    outlined instances to a data set, for every format of outlines
-pairing.py     files of annotations and their images, paired by name
+pairing.py     files of annotations: paired with their images, or the one of an export
 pictures.py    PNG, JPEG and BMP files
 qupath.py      QuPath's GeoJSON: one file of outlined objects for each image
 readers.py     the table of formats: which reader reads a data set
@@ -50,7 +51,7 @@ from core.data.dataset import (
     first_problem_of,
 )
 from core.data.images import is_deep, of_8_bits
-from core.data.intensity import with_8_bits
+from core.data.intensity import of_one_way, with_8_bits
 from core.data.listing import list_images
 from core.data.readers import READERS
 from core.data.signs import seen_in
@@ -102,6 +103,9 @@ def load_data(where: str, config: DataConfig = STRICT) -> Dataset:
 def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
     """Read as much of a data set as can be read, as `load_data` does, and collect every problem."""
     found = _read(where)
+    if found.dataset is not None:
+        alike, others = of_one_way(found.dataset, where)
+        found = Inspection(alike, (*found.problems, *others))
     if config.skip_bad:
         found = _without_bad(found)
     if found.dataset is None:

@@ -16,7 +16,7 @@ images are taken from the training images, see `core.data.split`.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,11 @@ from core.data.dataset import (
     examples_of,
 )
 from core.data.images import read_listed, whole_number
+from core.data.json_files import begins_with_a_key, is_too_large, read_annotations
 from core.data.outlines import AnnotatedImage, Outline, read_pictures
+from core.data.pairing import only_file, sees_file
 from core.data.readers import Reader
 from core.errors import DataError
-from core.files import read_json
 from core.text import brief, many
 
 LISTS = ("images", "annotations", "categories")
@@ -52,15 +53,10 @@ def annotation_file(folder: Path, part: str = "train") -> Path | None:
         return folder / f"{part}.json"
     kinds = ("instances",) if part == "train" else ("image_info", "instances")
     for kind in kinds:
-        found = sorted((folder / "annotations").glob(f"{kind}_{part}*.json"))
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise DataError(
-                f"{folder}: one annotations/{kind}_{part}*.json is read, and there are {names};"
-                " move the others to another folder"
-            )
-        if found:
-            return found[0]
+        named = sorted((folder / "annotations").glob(f"{kind}_{part}*.json"))
+        rule, order = f"one annotations/{kind}_{part}*.json", "move the others to another folder"
+        if (found := only_file(folder, named, rule, order)) is not None:
+            return found
     return folder / part / ROBOFLOW if (folder / part / ROBOFLOW).is_file() else None
 
 
@@ -71,12 +67,7 @@ def unnamed_annotation_file(folder: Path) -> Path | None:
     several.
     """
     found = _unnamed(folder)
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise DataError(
-            f"{folder}: one file of annotations is read, and there are {names}; name one train.json"
-        )
-    return found[0] if found else None
+    return only_file(folder, found, "one file of annotations", "name one train.json")
 
 
 def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
@@ -92,8 +83,10 @@ def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
 
 
 def _holds_lists(path: Path) -> bool:
+    if is_too_large(path):  # reading it says so
+        return begins_with_a_key(path, LISTS)
     try:
-        document = read_json(path, DataError)
+        document = read_annotations(path)
     except DataError:
         return False
     return isinstance(document, dict) and all(
@@ -258,7 +251,7 @@ def _picture(
 
 
 def _read_lists(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
-    document = read_json(path, DataError)
+    document = read_annotations(path)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
             raise DataError(
@@ -475,16 +468,9 @@ def _by_image(
     return annotations
 
 
-def _reader(find: Callable[[Path], Path | None]) -> Reader:
-    """Make the reader of the folders in which `find` finds a file of annotations."""
-
-    def sees(where: str) -> bool:
-        try:
-            return find(Path(where)) is not None
-        except DataError:  # there are several: reading says which
-            return True
-
-    return Reader(sees, lambda where: read_coco(Path(where)))
+def _read(where: str) -> Inspection:
+    return read_coco(Path(where))
 
 
-READER, EXPORT_READER = _reader(annotation_file), _reader(unnamed_annotation_file)
+READER = Reader(sees_file(annotation_file), _read)
+EXPORT_READER = Reader(sees_file(unnamed_annotation_file), _read)

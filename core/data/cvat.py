@@ -19,11 +19,12 @@ from core.data.coco_masks import mask_of, union_of
 from core.data.dataset import Category, Inspection, Problem
 from core.data.images import whole_number
 from core.data.outlines import AnnotatedImage, Draw, Outline, read_pictures
+from core.data.pairing import only_file, sees_file
 from core.data.readers import Reader
 from core.data.xml_files import read_xml, root_of
 from core.errors import DataError
 from core.sample import MaskCrop
-from core.text import brief, listed
+from core.text import brief
 
 _ROOT = "annotations"
 _OTHERS = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
@@ -36,23 +37,19 @@ def shape_file(folder: Path) -> Path | None:
     Raises DataError, which names them, if there are several.
     """
     found = [path for path in sorted(folder.glob("*.xml")) if root_of(path) == _ROOT]
-    if len(found) > 1:
-        names = listed([path.name for path in found])
-        raise DataError(
-            f"{folder}: one XML file of CVAT is read, and there are {names}; give each a folder of"
-            " its own, or export the whole project at once"
-        )
-    return found[0] if found else None
+    order = "give each a folder of its own, or export the whole project at once"
+    return only_file(folder, found, "one XML file of CVAT", order)
 
 
 def read_cvat(folder: Path) -> Inspection:
     """Read every image that the file lists; problems are collected."""
+    file: Path | None = None
     try:
         file = shape_file(folder)
         assert file is not None, "the reader has seen this file"
         root = read_xml(file)
     except DataError as error:
-        return Inspection(None, (Problem.of(error, folder),))
+        return Inspection(None, (Problem.of(error, file or folder),))
     if root.find("track") is not None:
         message = (
             "the file holds tracks, as exports for videos do; export as 'CVAT for images' or as"
@@ -180,11 +177,4 @@ def _mask(shape: ElementTree.Element, height: int, width: int) -> MaskCrop:
     return MaskCrop(top, left, pixels)
 
 
-def _sees(where: str) -> bool:
-    try:
-        return shape_file(Path(where)) is not None
-    except DataError:  # there are several: reading says which
-        return True
-
-
-READER = Reader(_sees, lambda where: read_cvat(Path(where)))
+READER = Reader(sees_file(shape_file), lambda where: read_cvat(Path(where)))

@@ -51,9 +51,9 @@ from core.data.images import (
     read_rgb,
     turned_in_doubt,
 )
+from core.data.json_files import read_annotations
 from core.data.readers import Reader
 from core.errors import DataError
-from core.files import read_json
 from core.sample import Sample, Size
 from core.text import listed, many
 
@@ -299,7 +299,7 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
     if not listing.exists():
         return [], []
     try:
-        entries = read_json(listing, DataError)
+        entries = read_annotations(listing)
     except DataError as error:
         return [], [Problem.of(error, listing)]
     if not isinstance(entries, list):

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import AUTO, intensity_range
-from core.data.dataset import Dataset, assemble, examples_of
+from core.data.dataset import Dataset, Problem, assemble
 from core.errors import DataError
+from core.sample import Sample
 from core.text import many
 from core.values import as_number, as_percent
 
@@ -89,32 +90,64 @@ def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
     return seen
 
 
+def of_one_way(dataset: Dataset, where: str) -> tuple[Dataset, list[Problem]]:
+    """Leave out images that are stored otherwise than most: no range of brightness fits both.
+
+    Images of 8 bits, whole numbers of more bits and floating point are three ways. Of two that are
+    equally frequent the first in this order stays. Returns the data set of the images that stay,
+    and a problem for each of the others.
+
+    where   the place of the data set
+    """
+    ways: dict[str, list[Sample]] = {"8 bits": [], "more than 8 bits": [], "floating point": []}
+    for sample in dataset.samples:
+        ways[_way(sample.image.dtype)].append(sample)
+    kept = max(ways, key=lambda way: len(ways[way]))
+    if len(ways[kept]) == len(dataset.samples):
+        return dataset, []
+    problems = [
+        Problem(
+            f"{where}, image {sample.name}",
+            f"the image is stored as {sample.image.dtype}, with values from"
+            f" {as_number(sample.image.min(), 6)} to {as_number(sample.image.max(), 6)}, and"
+            f" {len(ways[kept]):,} of {many(len(dataset.samples), 'image')} in {kept}; save all in"
+            " one way",
+            skippable=True,
+        )
+        for way, samples in ways.items()
+        if way != kept
+        for sample in samples
+    ]
+    names = {sample.name for sample in ways[kept]}
+    left = assemble(
+        dataset.name,
+        dataset.classes,
+        ways[kept],
+        dataset.test_images,
+        [name for name in dataset.validation if name in names],
+    )
+    return replace(left, notes=dataset.notes), problems
+
+
+def _way(stored: np.dtype[Any]) -> str:
+    if stored == np.uint8:
+        return "8 bits"
+    return "floating point" if stored.kind == "f" else "more than 8 bits"
+
+
 def with_8_bits(dataset: Dataset, intensity: str) -> Dataset:
     """Bring all images of a data set to 8 bits; one that has only such is returned as it is.
 
     intensity   `data.intensity`; `auto` is measured here
 
-    Raises DataError, without a place, where some images have 8 bits and others more, where some
-    hold whole numbers and others floats, for values that are infinite or NaN, and where no range
-    can be measured.
+    dataset     its images are stored in one way, as `of_one_way` leaves them
+
+    Raises DataError, without a place, for values that are infinite or NaN, and where no range can
+    be measured.
     """
     deep = [sample for sample in dataset.samples if sample.image.dtype != np.uint8]
     if not deep:
         return dataset
-    if len(deep) < len(dataset.samples):
-        names = examples_of([sample.name for sample in deep])
-        raise DataError(
-            f"images are stored in two ways, {len(deep):,} of {len(dataset.samples):,} as"
-            f" {deep[0].image.dtype} ({names}) and the others in 8 bits; save all in one way"
-        )
-    floating = [sample for sample in deep if sample.image.dtype.kind == "f"]
-    if 0 < len(floating) < len(deep):
-        names = examples_of([sample.name for sample in floating])
-        raise DataError(
-            f"images are stored in two ways, {len(floating):,} of {len(deep):,} as"
-            f" {floating[0].image.dtype} ({names}) and the others as whole numbers; save all in"
-            " one way"
-        )
     for sample in deep:
         if not np.isfinite(sample.image).all():
             raise DataError(

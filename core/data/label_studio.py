@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from core.data.coco_masks import is_real, mask_of
 from core.data.dataset import Category, Inspection, Problem
 from core.data.images import IMAGE_SUFFIXES, whole_number
+from core.data.json_files import begins_with_a_key, is_too_large, read_annotations
 from core.data.outlines import AnnotatedImage, Outline, read_pictures
+from core.data.pairing import only_file, sees_file
 from core.data.readers import Reader
 from core.errors import DataError
-from core.files import read_json
 from core.sample import MaskCrop
 from core.text import brief, listed, many
 
@@ -42,14 +43,14 @@ class _Region:
     """A region of an annotation.
 
     place   file, task and region
-    name    of its class; empty where it has none
+    labels  given to it; its class where it is one
     value   its outline, as JSON has it
     sides   height and width of the image that it was drawn on; 0 where that is unknown
     turned  by how many degrees the image was turned
     """
 
     place: str
-    name: str
+    labels: tuple[str, ...]
     value: dict[str, Any]
     sides: tuple[int, int]
     turned: Any
@@ -61,13 +62,8 @@ def task_file(folder: Path) -> Path | None:
     Raises DataError, which names them, if there are several.
     """
     found = [path for path in sorted(folder.glob("*.json")) if _holds_tasks(path)]
-    if len(found) > 1:
-        names = listed([path.name for path in found])
-        raise DataError(
-            f"{folder}: one file of Label Studio's tasks is read, and there are {names}; move the"
-            " others to another folder"
-        )
-    return found[0] if found else None
+    order = "move the others to another folder"
+    return only_file(folder, found, "one file of Label Studio's tasks", order)
 
 
 def _holds_tasks(path: Path) -> bool:
@@ -75,7 +71,9 @@ def _holds_tasks(path: Path) -> bool:
         with path.open("rb") as stream:
             if not stream.read(64).lstrip().startswith(b"["):
                 return False
-        document = read_json(path, DataError)
+        if is_too_large(path):  # reading it says so
+            return begins_with_a_key(path, ("annotations", "annotation_id"))
+        document = read_annotations(path)
     except (DataError, OSError):
         return False
     return (
@@ -87,12 +85,13 @@ def _holds_tasks(path: Path) -> bool:
 
 def read_label_studio(folder: Path) -> Inspection:
     """Read the image of every task that was annotated; problems are collected."""
+    file: Path | None = None
     try:
         file = task_file(folder)
         assert file is not None, "the reader has seen this file"
-        tasks = read_json(file, DataError)
+        tasks = read_annotations(file)
     except DataError as error:
-        return Inspection(None, (Problem.of(error, folder),))
+        return Inspection(None, (Problem.of(error, file or folder),))
     if "annotations" not in tasks[0]:
         message = "this is Label Studio's export JSON-MIN; export as JSON or as COCO"
         return Inspection(None, (Problem(str(file), message),))
@@ -122,7 +121,9 @@ def read_label_studio(folder: Path) -> Inspection:
         )
     if unannotated:
         notes.append(f"{many(unannotated, 'task')} without an annotation, left out")
-    names = sorted({one.name for _, regions in found.values() for one in regions if one.name})
+    names = sorted(
+        {one.labels[0] for _, regions in found.values() for one in regions if len(one.labels) == 1}
+    )
     classes = [Category(number, name) for number, name in enumerate(names, start=1)]
     label_of = {category.name: category.id for category in classes}
     pictures = [
@@ -146,13 +147,19 @@ def read_label_studio(folder: Path) -> Inspection:
 def _outlines(
     regions: Sequence[_Region], label_of: dict[str, int], problems: list[Problem]
 ) -> Iterator[Outline]:
-    """Yield the outlines of regions; those without a label become problems."""
+    """Yield the outlines of regions; those without a label or with several become problems."""
     for one in regions:
-        if one.name:
+        if len(one.labels) == 1:
             is_box = {"width", "height"} <= one.value.keys() and "rle" not in one.value
-            yield Outline(one.place, label_of[one.name], None if is_box else partial(_draw, one))
+            label = label_of[one.labels[0]]
+            yield Outline(one.place, label, None if is_box else partial(_draw, one))
         else:
-            message = "a region must have a label, and this one has none; give it one"
+            message = (
+                "a region must have one label, and this one has"
+                f" {listed([brief(name) for name in one.labels])}; remove all but its class"
+                if one.labels
+                else "a region must have a label, and this one has none; give it one"
+            )
             problems.append(Problem(one.place, message, skippable=True))
 
 
@@ -190,11 +197,11 @@ def _annotations(task: Any) -> list[dict[str, Any]]:
 
 
 def _regions(annotation: dict[str, Any], place: str) -> list[_Region]:
-    """The regions of an annotation, each with its label, which may stand in a result of its own."""
+    """The regions of an annotation with their labels, which may stand in results of their own."""
     results = annotation.get("result")
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise DataError(f"result must be a list of objects, and is {brief(results)}")
-    labels: dict[str, str] = {}
+    labels: dict[str, dict[str, None]] = {}
     labelled: dict[str, dict[str, Any]] = {}
     shapes: dict[str, dict[str, Any]] = {}
     for position, result in enumerate(results):
@@ -204,7 +211,7 @@ def _regions(annotation: dict[str, Any], place: str) -> list[_Region]:
         number = str(result.get("id", position))
         for key, given in value.items():
             if key.endswith("labels") and isinstance(given, list) and given:
-                labels[number] = str(given[0])
+                labels.setdefault(number, {}).update(dict.fromkeys(map(str, given)))
                 labelled[number] = result
         if {"points", "rle", "width", "radiusX", "x"} & value.keys():
             shapes.setdefault(number, result)
@@ -213,7 +220,7 @@ def _regions(annotation: dict[str, Any], place: str) -> list[_Region]:
     return [
         _Region(
             f"{place}, region {number}",
-            labels.get(number, ""),
+            tuple(labels.get(number, ())),
             result["value"],
             (
                 whole_number(result.get("original_height")) or 0,
@@ -317,11 +324,4 @@ def unpack(code: NDArray[np.uint8], count: int) -> NDArray[np.uint32]:
     return found
 
 
-def _sees(where: str) -> bool:
-    try:
-        return task_file(Path(where)) is not None
-    except DataError:  # there are several: reading says which
-        return True
-
-
-READER = Reader(_sees, lambda where: read_label_studio(Path(where)))
+READER = Reader(sees_file(task_file), lambda where: read_label_studio(Path(where)))

@@ -6,8 +6,9 @@ from pathlib import Path
 from core.data import coco, hw3, label_images, mask_folders, synthetic
 from core.data.dataset import Problem, TestImage, first_problem_of
 from core.data.images import IMAGE_SUFFIXES, read_listed, read_size
+from core.data.json_files import read_annotations
 from core.errors import DataError
-from core.files import read_json, reason_of
+from core.files import reason_of
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
@@ -88,7 +89,7 @@ def _is_image_file(path: Path) -> bool:
 
 def _images_of_listing(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """Read the images of a listing, which is an object in COCO and a list in HW3."""
-    document = read_json(listing, DataError)
+    document = read_annotations(listing)
     folder = listing.parent
     if isinstance(document, list):
         there = [folder / name for name in hw3.TEST_FOLDERS if (folder / name).is_dir()]

@@ -1,13 +1,13 @@
-"""Files of annotations and their images, paired by name: for formats of one file for each image."""
+"""Files of annotations: paired with their images by name, or the one file of an export."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from core.data.dataset import Problem, examples_of
 from core.data.images import IMAGE_SUFFIXES
 from core.errors import DataError
-from core.text import many
+from core.text import listed, many
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi", ".qptiff")
 """Suffixes of whole slides, which are not read."""
@@ -25,6 +25,36 @@ def files_with_suffix(folder: Path, *suffixes: str) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     ]
+
+
+def only_file(folder: Path, found: Sequence[Path], what: str, order: str) -> Path | None:
+    """The one file of an export, None if there is none.
+
+    what    words for such a file, in the singular
+    order   what to do where there are several, in the imperative
+
+    Raises DataError, which names them, if there are several.
+    """
+    if len(found) > 1:
+        names = listed([path.relative_to(folder).as_posix() for path in found])
+        raise DataError(f"{folder}: {what} is read, and there are {names}; {order}")
+    return found[0] if found else None
+
+
+def sees_file(find: Callable[[Path], Path | None]) -> Callable[[str], bool]:
+    """Make the `sees` of a format's reader from a function that finds the file of an export.
+
+    Where `find` raises DataError, as `only_file` does, the folder counts as seen: reading it says
+    what is wrong.
+    """
+
+    def sees(where: str) -> bool:
+        try:
+            return find(Path(where)) is not None
+        except DataError:
+            return True
+
+    return sees
 
 
 def images_by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -82,6 +82,9 @@ def read_yolo(folder: Path) -> Inspection:
     validating: list[str] = []
     images = dict.fromkeys(path for paths in layout.parts.values() for path in paths)
     name_of = names_of(list(images), folder)
+    sharing: dict[Path, list[Path]] = {}
+    for path in images:
+        sharing.setdefault(_label_file(path, folder), []).append(path)
     for part, paths in layout.parts.items():
         for path in paths:
             if path in pictures:
@@ -90,6 +93,15 @@ def read_yolo(folder: Path) -> Inspection:
                 continue
             name = name_of[path]
             label_file = _label_file(path, folder)
+            others = [one for one in sharing[label_file] if one != path]
+            if others and label_file.is_file():
+                message = (
+                    f"an image must have a label file of its own, and {others[0].name} has"
+                    f" {label_file.relative_to(folder)} as well; remove one of the two images, or"
+                    " give each a name of its own"
+                )
+                problems.append(Problem(str(path), message, skippable=True))
+                continue
             outlines: list[Outline] = []
             try:
                 outlines += _outlines(label_file, label_of, layout, problems)

@@ -18,6 +18,7 @@ from core.data.images import is_deep, read_rgb, read_size, read_test_image
 from core.data.intensity import measured_range, to_8_bits
 from core.errors import DataError, SettingError
 from core.training.trial import Trial
+from core.values import as_number
 from tests.core.data.exports.export import SCENE
 
 DEEP: list[NDArray[np.uint16]] = [
@@ -129,9 +130,6 @@ def test_what_no_range_fits_is_refused(tmp_path: Path) -> None:
         (problem,) = inspect_data(str(save(tmp_path / name, images))).problems
         return str(problem)
 
-    mixed = [DEEP[0], *(sample.image for sample in SCENE.samples[1:])]
-    assert "in two ways, 1 of 4 as uint16" in told("mixed", mixed)
-    assert "and the others in 8 bits; save all in one way" in told("mixed", mixed)
     broken = [image.astype(np.float32) for image in DEEP]
     broken[2][3, 3, 0] = np.nan
     assert "holds values that are infinite or no numbers" in told("broken", broken)
@@ -180,11 +178,35 @@ def test_a_range_too_narrow_to_write_down_is_refused() -> None:
         measured_range([image])
 
 
-def test_floats_and_whole_numbers_share_no_range(tmp_path: Path) -> None:
-    mixed = [DEEP[0] / np.float32(65535), *DEEP[1:]]
-    (problem,) = inspect_data(str(save(tmp_path, mixed))).problems
-    assert "in two ways, 1 of 4 as float32" in str(problem)
-    assert "and the others as whole numbers; save all in one way" in str(problem)
+FLOATS = [image / np.float32(65535) for image in DEEP]
+FLAT = [sample.image for sample in SCENE.samples]
+
+
+@pytest.mark.parametrize(
+    ("images", "odd", "told"),
+    [
+        ([DEEP[0], *FLAT[1:]], 0, "stored as uint16, with values from {0:} to {1:}, and 3 of 4"
+         " images in 8 bits; save all in one way"),
+        ([*DEEP[:3], FLAT[3]], 3, "stored as uint8, with values from {0:} to {1:}, and 3 of 4"
+         " images in more than 8 bits; save all in one way"),
+        ([FLOATS[0], *DEEP[1:]], 0, "stored as float32, with values from {0:} to {1:}, and 3 of 4"
+         " images in more than 8 bits; save all in one way"),
+    ],
+)  # fmt: skip
+def test_an_image_stored_otherwise_than_most_is_named_with_what_was_seen_and_the_others_stay(
+    tmp_path: Path, images: list[NDArray[Any]], odd: int, told: str
+) -> None:
+    folder = save(tmp_path, images)
+    found = inspect_data(str(folder))
+    (problem,) = found.problems
+    assert problem.place == f"{folder}, image {SCENE.samples[odd].name}"
+    ends = (as_number(end, 6) for end in (images[odd].min(), images[odd].max()))
+    assert problem.message == f"the image is {told.format(*ends)}"
+    assert found.dataset is not None
+    left = load_data(str(folder), DataConfig(skip_bad=True))
+    assert [one.name for one in left.samples] == [one.name for one in found.dataset.samples]
+    assert len(left.samples) == 3
+    assert (left.intensity is None) == (images[1].dtype == np.uint8)
 
 
 def test_test_images_of_8_bits_beside_deeper_ones_are_noted(tmp_path: Path) -> None:

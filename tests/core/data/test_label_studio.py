@@ -161,6 +161,11 @@ def test_tasks_that_nobody_annotated_are_left_out_and_counted(tmp_path: Path) ->
         (region(points=[[1, 2], [3], [5, 6]]), "must be a list of [x, y] in percent, and are"),
         (region(points=[[1, "2"], [3, 4], [5, 6]]), "must be a list of [x, y] in percent"),
         (region(polygonlabels=[]), "a region must have a label, and this one has none"),
+        (
+            region(polygonlabels=["a", "b"]),
+            "a region must have one label, and this one has 'a' and 'b'; remove all but its class",
+        ),
+        (region(labels=["b"]), "a region must have one label, and this one has 'a' and 'b'"),
         ({**region(), "image_rotation": 90}, "the image was turned by 90 degrees"),
         (region(brush=True, rle=[1, 2, 3]), "must hold the whole mask, and ends early"),
         (region(brush=True, rle=[0] * 40), "must hold 8,960 values, 4 for each pixel of the image"),

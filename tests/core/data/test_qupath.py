@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from core.config import DataConfig
 from core.data import inspect_data, load_data
 from core.data.coco_masks import mask_of_areas
+from core.data.qupath import holds
 from core.data.synthetic import make_cells
 from core.errors import DataError
 from core.sample import MaskCrop
@@ -21,6 +23,7 @@ from tests.core.data.exports import qupath
 from tests.core.data.exports.tracing import areas_of, filled, flat
 
 SCENE = make_cells(images=7, side=64)
+SUSPICIOUS = DataConfig(allow_suspicious=True)
 SQUARE = [[[[10, 5], [30, 5], [30, 25], [10, 25]]]]
 
 
@@ -139,7 +142,89 @@ def test_regions_tiles_and_ignored_classes_are_left_out_and_counted(tmp_path: Pa
     data = load_data(str(tmp_path))
     assert data.samples[0].labels_N.tolist() == [1]
     (note,) = (note for note in data.notes if "QuPath" in note)
-    assert note.startswith("3 objects of QuPath left out: 1 annotations without a class")
+    assert note.startswith("3 objects of QuPath left out: 1 region (annotations without a class")
+
+
+def box(x: int, y: int, side: int) -> list[Any]:
+    return [[[[x, y], [x + side, y], [x + side, y + side], [x, y + side]]]]
+
+
+def cells(kind: str, *places: tuple[int, int]) -> list[dict[str, Any]]:
+    return [qupath.feature(box(x, y, 4), "Tumor", kind) for x, y in places]
+
+
+def regions_noted(folder: Path) -> list[str]:
+    return [note for note in load_data(str(folder), SUSPICIOUS).notes if "QuPath" in note]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("Stroma", "detection", "of class Stroma (annotations that hold 3 or more other objects)"),
+        ("Stroma", "annotation", "of class Stroma (annotations that hold 3 or more other objects)"),
+        (None, "annotation", "without a class (annotations that hold 3 or more other objects)"),
+        (None, "detection", "(annotations without a class beside detections)"),
+    ],
+)
+def test_an_annotation_that_holds_three_others_is_a_region_whatever_its_class(
+    tmp_path: Path, name: str | None, kind: str, told: str
+) -> None:
+    region = qupath.feature(box(0, 0, 30), name)
+    write(tmp_path, region, *cells(kind, (2, 2), (10, 2), (2, 10), (40, 30)))
+    data = load_data(str(tmp_path), SUSPICIOUS)
+    assert [category.name for category in data.classes] == ["Tumor"]
+    assert len(data.samples[0].labels_N) == 4
+    assert regions_noted(tmp_path) == [f"1 object of QuPath left out: 1 region {told}"]
+
+
+def test_a_cell_that_winds_around_others_or_holds_two_stays_a_cell(tmp_path: Path) -> None:
+    # Its box holds the four others, and its outline none of them.
+    bend = [[[[0, 0], [30, 0], [30, 3], [3, 3], [3, 30], [0, 30]]]]
+    around = qupath.feature(bend, "Tumor")
+    write(tmp_path, around, *cells("annotation", (6, 6), (14, 6), (6, 14), (14, 14)))
+    assert len(load_data(str(tmp_path), SUSPICIOUS).samples[0].labels_N) == 5
+    holder = qupath.feature(box(0, 0, 30), "Tumor")
+    write(tmp_path, holder, *cells("annotation", (2, 2), (10, 2)))
+    assert len(load_data(str(tmp_path), SUSPICIOUS).samples[0].labels_N) == 3
+    assert regions_noted(tmp_path) == []
+
+
+def test_a_hole_is_no_part_of_a_region(tmp_path: Path) -> None:
+    ring = [[box(0, 0, 36)[0][0], box(3, 3, 30)[0][0]]]
+    write(
+        tmp_path,
+        qupath.feature(ring, "Tumor"),
+        *cells("annotation", (6, 6), (14, 6), (6, 14), (14, 14)),
+    )
+    assert len(load_data(str(tmp_path), SUSPICIOUS).samples[0].labels_N) == 5
+
+
+def test_beside_detections_a_large_annotation_is_a_region_and_a_small_one_an_added_cell(
+    tmp_path: Path,
+) -> None:
+    write(
+        tmp_path,
+        *cells("detection", (2, 2), (40, 2)),
+        qupath.feature(box(20, 10, 20), "Stroma"),
+        qupath.feature(box(2, 20, 6), "Tumor"),
+    )
+    data = load_data(str(tmp_path), SUSPICIOUS)
+    assert len(data.samples[0].labels_N) == 3
+    (note,) = regions_noted(tmp_path)
+    assert "1 region of class Stroma (annotations over 4 times as large as any detection)" in note
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=3, max_size=3),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9),
+)
+def test_a_point_is_inside_a_triangle_where_matplotlib_says_so(
+    corners: list[tuple[int, int]], points: list[tuple[int, int]]
+) -> None:
+    ring = np.array(corners, float)
+    tried = np.array(points) + np.sqrt([0.02, 0.03])  # on no side
+    assert holds([ring], tried).tolist() == MplPath(ring).contains_points(tried).tolist()
 
 
 def test_objects_without_any_class_are_cells(tmp_path: Path) -> None:

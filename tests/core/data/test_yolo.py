@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from core.config import DataConfig
-from core.data import load_data
+from core.data import inspect_data, load_data
 from core.data.split import split
 from core.data.synthetic import make_cells
 from core.errors import DataError
@@ -170,6 +171,21 @@ def test_an_image_in_two_parts_is_refused(export: Path) -> None:
     describe(export, val="images/train")
     with pytest.raises(DataError, match="an image must be in one part, and is in train and val"):
         load_data(str(export))
+
+
+def test_images_that_share_a_label_file_are_refused_by_name(export: Path) -> None:
+    image = next((export / "images/train").glob(f"{SCENE.samples[0].name}.*"))
+    twin = image.with_suffix(".jpg")
+    Image.open(image).save(twin)
+    problems = {problem.place: problem.message for problem in inspect_data(str(export)).problems}
+    assert problems.keys() == {str(image), str(twin)}
+    assert problems[str(image)].startswith(
+        f"an image must have a label file of its own, and {twin.name} has {FIRST} as well"
+    )
+    left = load_data(str(export), DataConfig(skip_bad=True))
+    assert len(left.samples) == len(SCENE.samples) - 1
+    (export / FIRST).unlink()  # two images without cells
+    assert len(load_data(str(export)).samples) == len(SCENE.samples) + 1
 
 
 def test_labels_without_an_image_are_noted(export: Path) -> None:
