@@ -28,6 +28,7 @@ def execute_here(
     stall_seconds: float,  # noqa: ARG001
     study: Path | None,  # noqa: ARG001
     store: UrlStore | None,  # noqa: ARG001
+    grace: float,  # noqa: ARG001
 ) -> None:
     """Run the attempts that a desk hands out, one after the other in this process, without Ray."""
     while not desk.finished and (assignment := desk.hand_out()) is not None:

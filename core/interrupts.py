@@ -11,15 +11,25 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+GRACE_SECONDS = 30.0
+"""Default number of seconds in which a running epoch may end after the first Ctrl-C or SIGTERM.
+
+Kubernetes kills 30 s after its SIGTERM unless `terminationGracePeriodSeconds` says otherwise.
+"""
+
 _terminated = False
 _interrupted = False
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Handle the first SIGTERM inside the block as Ctrl-C; no effect outside the main thread."""
+    """Handle the first SIGTERM inside the block as Ctrl-C.
+
+    No effect outside the main thread, and inside another such block.
+    """
     global _terminated, _interrupted  # signals are a process's own
-    if threading.current_thread() is not threading.main_thread():
+    outside = threading.current_thread() is not threading.main_thread()
+    if outside or signal.getsignal(signal.SIGTERM) == _as_ctrl_c:
         yield
         return
     _terminated = _interrupted = False
@@ -32,7 +42,7 @@ def terminable() -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether this process was asked to end, by SIGTERM or by a Ctrl-C that a library handles.
+    """Whether this process was asked to end, by SIGTERM or by a Ctrl-C that raised nothing.
 
     Code that waits in a loop asks this in every turn. Everywhere else Ctrl-C raises
     KeyboardInterrupt, and there is no need to ask.
@@ -40,8 +50,41 @@ def interrupted() -> bool:
     return _interrupted
 
 
+@contextlib.contextmanager
+def grace(seconds: float) -> Iterator[None]:
+    """Give what runs inside the block some seconds to end after the first Ctrl-C.
+
+    KeyboardInterrupt is raised when the block ends, or after `seconds`, or at a second Ctrl-C,
+    whatever comes first. Python raises it between two of its steps, so a call of a library is
+    waited for. No effect outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def ctrl_c(_: int, __: FrameType | None) -> None:
+        nonlocal asked
+        note_interrupt()
+        if asked or seconds <= 0:
+            raise KeyboardInterrupt
+        asked = True
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    before = signal.signal(signal.SIGINT, ctrl_c)
+    alarm_before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        yield
+        if asked:
+            raise KeyboardInterrupt
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm_before)
+        signal.signal(signal.SIGINT, before)
+
+
 def note_interrupt() -> None:
-    """Record a Ctrl-C that a library handles without KeyboardInterrupt, for `interrupted`."""
+    """Record a Ctrl-C that is handled without KeyboardInterrupt, for `interrupted`."""
     global _interrupted
     _interrupted = True
 

@@ -35,7 +35,7 @@ ROWS = [
     "core.doctor core.training",
     "core.check core.convert core.predict",
     "tune.redaction",
-    "tune.processes tune.stopping tune.statistics tune.store",
+    "tune.durations tune.processes tune.stopping tune.statistics tune.store",
     "tune.database tune.space",
     "tune.samplers",
     "tune.request",

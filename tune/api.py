@@ -8,6 +8,7 @@ from rich.console import Console
 from core.console import say
 from core.errors import CellTuneError
 from core.files import refused
+from core.interrupts import GRACE_SECONDS, terminable
 from tune.announcements import (
     registered_line,
     retrained_lines,
@@ -27,6 +28,7 @@ from tune.study.plan import StudyPlan, plan_study
 from tune.study.reading import Study, read_study
 
 
+@terminable()
 def search(
     request: StudyRequest,
     results: str | Path = "results",
@@ -35,6 +37,7 @@ def search(
     parallel: int | None = None,
     time_budget: float | None = None,
     address: str | None = None,
+    grace: float = GRACE_SECONDS,
     console: Console | None = None,
     store: str | None = None,
 ) -> Study:
@@ -46,6 +49,7 @@ def search(
     parallel      largest number of trials at once; None for as many as fit
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
+    grace         seconds that running epochs have to end after Ctrl-C or SIGTERM
     console       where plan, progress and outcome are printed; None for nowhere
     store         URL of an object store through which trials' files go; None for `results` alone
 
@@ -53,7 +57,9 @@ def search(
     any trial starts, and StorageError where a disk or the ledger fails; the same call then
     continues.
     """
-    options = Options(Path(results), storage, tracking_uri, parallel, time_budget, address, store)
+    options = Options(
+        Path(results), storage, tracking_uri, parallel, time_budget, address, store, grace
+    )
     console = console or Console(quiet=True)
     plan = plan_study(request, options)
     _say_all(console, search_lines(plan))
@@ -75,6 +81,7 @@ def report(study: Study, data: str | None = None) -> Path:
     return make_report(study, dataset_of(study, data)[0]).page
 
 
+@terminable()
 def retrain(
     study: Study,
     trial: int | None = None,
@@ -85,6 +92,7 @@ def retrain(
     device: str = "auto",
     threads: int | None = None,
     ensemble: bool = False,
+    grace: float = GRACE_SECONDS,
     console: Console | None = None,
 ) -> RetrainingOutcome:
     """Retrain the winner of a study, or continue its retraining, and write `best/`.
@@ -98,6 +106,7 @@ def retrain(
     threads   processor threads; None for those of the trial, so that it is repeated
     ensemble  whether, instead of a training, the models that the confirmation trained of the winner
               become one model whose members predict together
+    grace     seconds that a running epoch has to end after Ctrl-C or SIGTERM
     console   where plan, progress and outcome are printed; None for nowhere
 
     `Outcome.missing` says why there is no submission, if there is none. Raises BadRequest before
@@ -106,7 +115,7 @@ def retrain(
     console = console or Console(quiet=True)
     plan = plan_retraining(study, trial, data, on, changes, threads, ensemble)
     _say_all(console, retraining_lines(plan))
-    outcome = run.run_retraining(plan, console, device)
+    outcome = run.run_retraining(plan, console, device, grace)
     _say_all(console, retrained_lines(plan, outcome))
     say(console, registered_line(plan, run.show_in_tracker(plan, outcome)))
     return outcome

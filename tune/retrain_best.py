@@ -9,6 +9,7 @@ from rich.console import Console
 
 from core.command import command_line
 from core.console import complain
+from tune.durations import seconds
 
 _EXAMPLES = """\
 examples:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=parsed.device,
         threads=parsed.threads,
         ensemble=parsed.ensemble,
+        grace=seconds(parsed.grace, "--grace"),
         console=Console(),
     )
     for reason in outcome.missing:
@@ -109,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="processor threads; default: those of the trial, so that it is repeated",
+    )
+    add(
+        "--grace",
+        metavar="30s",
+        default="30s",
+        help="time that a running epoch has to end after Ctrl-C or SIGTERM; default: 30s",
     )
     add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
     add(

@@ -1,7 +1,6 @@
 """Search: `python -m tune.search --space FILE`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from core.command import command_line
 from core.console import complain, say
 from core.errors import BadRequest, StudyError
 from core.text import many
+from tune.durations import seconds
 from tune.store.folder import StudyFolder
 from tune.study.options import Options
 
@@ -112,6 +112,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="90m",
         help="end after this time, such as 45s, 90m or 12h; run again to continue",
     )
+    add(
+        "--grace",
+        metavar="30s",
+        default="30s",
+        help="time that running epochs have to end after Ctrl-C or SIGTERM; default: 30s",
+    )
     add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
     add(
         "--store",
@@ -144,20 +150,11 @@ def _options(parsed: argparse.Namespace) -> Options:
         parsed.storage,
         parsed.tracking_uri,
         parsed.parallel,
-        None if parsed.time_budget is None else _seconds(parsed.time_budget),
+        None if parsed.time_budget is None else seconds(parsed.time_budget, "--time-budget"),
         parsed.address,
         store=parsed.store,
+        grace=seconds(parsed.grace, "--grace"),
     )
-
-
-def _seconds(text: str) -> float:
-    """The seconds of a time such as 90m. Raises BadRequest."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None:
-        raise BadRequest(
-            f"--time-budget must be a number and s, m or h, such as 90m, and is {text!r}"
-        )
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _asked_for(parsed: argparse.Namespace, options: Options) -> "StudyRequest":

@@ -1,11 +1,15 @@
 """Laws of SIGTERM: one Ctrl-C, however often it comes."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from core.interrupts import exit_status, interrupted, note_interrupt, terminable
+from core.interrupts import exit_status, grace, interrupted, note_interrupt, terminable
+
+went_on: list[int] = []
+"""The signals after which a block with a grace time went on."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +53,51 @@ def test_a_ctrl_c_that_a_library_answers_is_known_until_the_command_ends() -> No
         note_interrupt()
         assert (interrupted(), exit_status()) == (True, 130)
     assert not interrupted()
+
+
+def test_a_command_inside_a_command_leaves_sigterm_to_the_outer_one() -> None:
+    with terminable():
+        with pytest.raises(KeyboardInterrupt), terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert (interrupted(), exit_status()) == (True, 143)
+
+
+def with_signals(*numbers: int, seconds: float = 1000, then: Callable[[], object] = int) -> None:
+    """Raise signals in a block with a grace time, and note after which of them it went on."""
+    went_on.clear()
+    with grace(seconds):
+        for number in numbers:
+            signal.raise_signal(number)
+            went_on.append(number)
+            assert interrupted()
+        then()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_has_a_grace_time_ends_in_order_and_then_the_command_does(number: int) -> None:
+    with terminable():
+        with pytest.raises(KeyboardInterrupt):
+            with_signals(number)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert went_on == [number]
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_what_does_not_end_in_its_grace_time_is_given_up(seconds: float) -> None:
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        with_signals(signal.SIGTERM, seconds=seconds, then=lambda: time.sleep(1000))
+
+
+def test_a_second_ctrl_c_gives_up_at_once_and_a_second_sigterm_does_not() -> None:
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        with_signals(signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+    assert went_on == [signal.SIGTERM, signal.SIGTERM]
+
+
+def test_a_block_that_nobody_interrupts_changes_nothing() -> None:
+    alarm = signal.getsignal(signal.SIGALRM)
+    with terminable(), grace(0.01):
+        time.sleep(0.05)
+    assert not interrupted()
+    assert signal.getsignal(signal.SIGALRM) == alarm

@@ -4,6 +4,7 @@ bridge.py         Ray's search algorithm and scheduler, as adapters over the led
 carrying.py       trials' files on a cluster, in place or carried to the driver's machine
 cgroups.py        the processors and memory that a container or a job may use
 executor.py       runs the attempts that a desk hands out
+farewell.py       what a worker does that is told to end
 interruption.py   how a search ends on Ctrl-C, on SIGTERM, or when Ray dies
 loopback.py       a Ray that cannot be reached from outside
 messages.py       what the driver and its workers tell each other
@@ -19,7 +20,8 @@ worker.py         runs an attempt, one epoch after the other, in a process of Ra
 import os
 
 # Ray reads these when it is imported, and only the modules of this package import it. Results go
-# to the ledger, so Ray's own loggers and progress tables are off. Ray may start any number of
+# to the ledger, so Ray's own loggers and progress tables are off, and so is its answer to Ctrl-C
+# (see interruption.py). Ray may start any number of
 # workers at once, since it is never handed more trials than may run: by default it starts a worker
 # only when the one before is up, and six trials that share a GPU began 15 s apart.
 for _name, _value in {
@@ -27,6 +29,7 @@ for _name, _value in {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",

@@ -23,6 +23,7 @@ from tune.engine.messages import (
     GpuFailed,
     History,
     NoGpu,
+    ToldToEnd,
     WorkerLost,
     assignment_in,
     message_in,
@@ -150,7 +151,11 @@ def _loss_of(trial: RayTrial) -> WorkerLost:
     except (OSError, TypeError):  # TypeError: Ray left no file
         return WorkerLost(Cause.DIED)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for error, cause in ((GpuFailed, Cause.GPU_FAILED), (NoGpu, Cause.NO_GPU)):
+    for error, cause in (
+        (GpuFailed, Cause.GPU_FAILED),
+        (NoGpu, Cause.NO_GPU),
+        (ToldToEnd, Cause.TOLD_TO_END),
+    ):
         given = [line.partition(f"{error.__name__}: ")[2] for line in lines]
         if any(given):
             return WorkerLost(cause, max(given, key=len))

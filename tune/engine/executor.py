@@ -12,7 +12,7 @@ from core import interrupts
 from core.errors import ProcessLost
 from tune.engine.bridge import Desk, LedgerCallback, LedgerScheduler, LedgerSearcher
 from tune.engine.carrying import files_on_cluster
-from tune.engine.interruption import NotesCtrlC, second_interrupt_ends
+from tune.engine.interruption import Ending, ended_by_interrupt
 from tune.engine.messages import assignment_in
 from tune.engine.resources import Machine, TrialResources
 from tune.engine.session import ray_session
@@ -28,6 +28,7 @@ def execute(
     stall_seconds: float = 0.0,
     folder: Path | None = None,
     store: UrlStore | None = None,
+    grace: float = interrupts.GRACE_SECONDS,
 ) -> None:
     """Run the attempts that the desk hands out until it is finished.
 
@@ -40,13 +41,16 @@ def execute(
     folder          the study's folder, from which and to which a cluster's workers carry trials'
                     files where they do not see it; None where all see the assignments' folders
     store           the URL through which all trials' files go; None if they are in the folder
+    grace           seconds that running epochs have to end after Ctrl-C, or after a SIGTERM to this
+                    process or to a worker
 
-    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report; a
-    second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor killed workers,
+    Raises KeyboardInterrupt after Ctrl-C, when running epochs have ended or the grace time is over;
+    a second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor killed workers,
     which Ray Tune does not survive.
     """
+    ending = Ending(grace)
     with (
-        second_interrupt_ends(),
+        ended_by_interrupt(),
         ray_session(machine) as scratch,
         _files(machine, folder, store, desk) as open_files,
     ):
@@ -55,6 +59,7 @@ def execute(
                 TrialWorker,
                 make_trial=make_trial,
                 stall_seconds=stall_seconds,
+                grace=grace,
                 open_files=open_files,
             ),
             lambda config: _reservation(resources.cpus, assignment_in(config).gpus),
@@ -75,13 +80,14 @@ def execute(
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[LedgerCallback(desk, machine.address), NotesCtrlC()],
+                callbacks=[LedgerCallback(desk, machine.address), ending],
             ),
         )
         # At the end, this logger would list all workers that were lost, which are known by then.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         try:
-            tuner.fit()
+            with ending.awaited():
+                tuner.fit()
         except RuntimeError as error:
             if not isinstance(error.__cause__, OutOfMemoryError):
                 raise
@@ -90,7 +96,7 @@ def execute(
                 " (RAY_memory_usage_threshold), and was not; end other programs, or run fewer"
                 " trials at once with --parallel, and run the same command again: it continues"
             ) from None
-    # Ray handles Ctrl-C itself, and then returns as if all trials were done.
+    # After a Ctrl-C the desk hands nothing out, and Ray returns as if all trials were done.
     if not desk.finished or interrupts.interrupted():
         raise KeyboardInterrupt
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,51 +17,63 @@ from core import interrupts
 from tune import processes
 
 
-class NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Notes in `core.interrupts` that Ctrl-C has come.
+class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Ends Ray Tune after a Ctrl-C: when nothing runs any more, or when the grace time is over.
 
-    Ray answers Ctrl-C by setting an event that it checks between its steps only. Code that waits
-    inside a step, for a database, must hear of it at once.
+    grace   seconds that running epochs have to end
+
+    Ray's own answer would clear away the reports of running epochs at once, and give their workers
+    ten seconds.
     """
 
-    def setup(self, *_: Any, **__: Any) -> None:
-        """Wrap the handler of SIGINT that Ray has installed by now.
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._asked_at: float | None = None
 
-        Ray restores at its end the handler that it found, so there is nothing to undo.
+    @contextlib.contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Inside the block, note the first Ctrl-C in `core.interrupts`, and end at the second.
+
+        The second ends this process at once. That loses nothing that was saved, because files are
+        whole at any moment. No effect outside the main thread.
         """
         if threading.current_thread() is not threading.main_thread():
+            yield
             return
-        handler_of_ray = signal.getsignal(signal.SIGINT)
 
-        def handle(number: int, frame: Any) -> None:
+        def first(*_: object) -> None:
             interrupts.note_interrupt()
-            if callable(handler_of_ray):
-                handler_of_ray(number, frame)
+            self._asked_at = time.monotonic()
+            signal.signal(signal.SIGINT, _at_once)
 
-        signal.signal(signal.SIGINT, handle)
+        before = signal.signal(signal.SIGINT, first)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, _at_once if self._asked_at is not None else before)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Raise KeyboardInterrupt if the grace time is over. Ray calls this every tenth second."""
+        if self._asked_at is not None and time.monotonic() - self._asked_at >= self._grace:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def second_interrupt_ends() -> Iterator[None]:
-    """Inside the block, end this process at once on a Ctrl-C that Ray does not handle.
-
-    While trials run, Ray handles the first Ctrl-C: it gives workers some seconds, and restores the
-    handler of this block for the second. Ending at once loses nothing that was saved, because
-    files are whole at any moment.
-    """
+def ended_by_interrupt() -> Iterator[None]:
+    """Inside the block, end this process at once on a Ctrl-C, with all that Ray has started."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(
-        signal.SIGINT,
-        lambda *_: _end_at_once(
-            interrupts.exit_status(), "Ended at once; to continue, run the same command again"
-        ),
-    )
+    before = signal.signal(signal.SIGINT, _at_once)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _at_once(*_: object) -> None:
+    """Handle a Ctrl-C by ending this process at once."""
+    _end_at_once(interrupts.exit_status(), "Ended at once; to continue, run the same command again")
 
 
 _of_ray: list[tuple[processes.Started, Path]] = []

@@ -74,6 +74,8 @@ class Cause(StrEnum):
     GPU_FAILED = "the GPU failed its worker"
     NO_GPU = "its worker found no GPU that it could use"
     """The trial had not begun, so nothing is wrong with it."""
+    TOLD_TO_END = "its worker was told to end"
+    """Nothing is wrong with the trial."""
     COULD_NOT_RUN = "its worker could not run"
 
 
@@ -104,6 +106,13 @@ class GpuFailed(Exception):
 
 class NoGpu(GpuFailed):
     """The GPU could not be used from the worker's start; nothing is wrong with the trial.
+
+    It reaches the driver as WorkerLost.
+    """
+
+
+class ToldToEnd(Exception):
+    """A worker's process was told to end by the signal that the exception's text names.
 
     It reaches the driver as WorkerLost.
     """

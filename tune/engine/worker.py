@@ -26,6 +26,7 @@ from core.errors import (
 )
 from core.files import encoded, reason_of, write_atomically, write_json_atomically
 from core.text import first_line
+from tune.engine.farewell import Farewell
 from tune.engine.messages import (
     Assignment,
     Failure,
@@ -98,8 +99,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     """Ray's Trainable: runs attempts, one epoch in each step.
 
     A step's result is a message: History, or Failure if the trial raised an exception. Only an
-    error of the GPU is raised (GpuFailed), because this process can no longer use the GPU: Ray ends
-    the process, and later attempts run in another.
+    error of the GPU (GpuFailed) and the end of this process (ToldToEnd) are raised, because this
+    process can run nothing more: Ray ends it, and later attempts run in another.
     """
 
     def setup(
@@ -107,14 +108,17 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         config: dict[str, Any],  # noqa: ARG002  # each step reads the assignment anew
         make_trial: MakeTrial,
         stall_seconds: float,
+        grace: float,
         open_files: OpenFiles = files_here,
     ) -> None:
         """Store the arguments. Work begins in the first step: Ray may swap the trial before it.
 
         make_trial      builds the trial of an attempt
         stall_seconds   seconds that one epoch may take; 0 for no limit
+        grace           seconds that a running epoch has to end after a SIGTERM to this process
         open_files      opens the files of an attempt
         """
+        self._farewell = Farewell(grace)
         self._make_trial, self._stall_seconds = make_trial, stall_seconds
         self._open_files = open_files
         self._trial: RunnableTrial | None = None
@@ -136,12 +140,13 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     def step(self) -> dict[str, Any]:
         """Run one epoch and save it, or report a checkpoint that is ahead of the ledger.
 
-        Returns the message as Ray's result. Raises GpuFailed.
+        Returns the message as Ray's result. Raises GpuFailed and ToldToEnd.
         """
         assignment = assignment_in(self.config)
         self._epoch_began = None
         try:
-            message = self._message(assignment)
+            with self._farewell.awaited():
+                message = self._message(assignment)
         except GpuFailed:
             # NVIDIA's service serves nobody until all processes that saw the error have ended, and
             # a library may hang while such a process exits.
@@ -182,9 +187,11 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     def _set_alarm(self) -> None:
         """Have the kernel kill this process after `stall_seconds` from now; 0 sets no alarm.
 
-        The kernel's alarm works even while native code holds the GIL.
+        The kernel's alarm works even while native code holds the GIL. A process that was told to
+        end has another alarm.
         """
-        signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
+        if not self._farewell.told:
+            signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
 
     def _heard(self, done: float) -> None:
         """Take in a trial's progress, the fraction of the epoch that is done."""

@@ -29,9 +29,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from core import interrupts
 from core.console import say
 from core.device import precision_of, resolve_device
-from core.errors import CellTuneError, CheckpointError, TornCheckpoint
+from core.errors import CellTuneError, CheckpointError, ProcessLost, TornCheckpoint
 from core.files import recover, replaced, write_json_atomically
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
@@ -77,9 +78,15 @@ class RetrainingOutcome:
 
 
 def run_retraining(
-    plan: RetrainingPlan, console: Console, device: str = "auto"
+    plan: RetrainingPlan,
+    console: Console,
+    device: str = "auto",
+    grace: float = interrupts.GRACE_SECONDS,
 ) -> RetrainingOutcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError.
+
+    grace   seconds that a running epoch has to end after Ctrl-C, which then raises
+            KeyboardInterrupt
 
     If the plan has members, nothing is trained: they are joined into one model.
     """
@@ -87,7 +94,7 @@ def run_retraining(
         recover(plan.folder.best)
         if plan.members:
             return _put_together(plan, console, device)
-        trial = _train(plan, console, device)
+        trial = _train(plan, console, device, grace)
         trained = trial.trained_model()
         evaluated: list[Evaluated] = []
         if plan.on == "train":
@@ -193,7 +200,7 @@ def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
+def _train(plan: RetrainingPlan, console: Console, device: str, grace: float) -> Trial:
     """Train to the plan's last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
     place = resolve_device(device)
@@ -232,12 +239,27 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
             steps.at(trial.epoch)
         while trial.epoch < plan.epochs:
             before = trial.epoch
-            report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
-            trial.save(plan.work)
+            with interrupts.grace(grace), _ended_beside_its_helpers():
+                report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
+                trial.save(plan.work)
             steps.say(_epoch_line(report, plan.epochs))
     # What follows must be the same whether or not an epoch was run here.
     torch.set_num_threads(trial.threads)
     return trial
+
+
+@contextlib.contextmanager
+def _ended_beside_its_helpers() -> Iterator[None]:
+    """Raise KeyboardInterrupt where processes that prepare images were told to end, as this was.
+
+    A scheduler may send SIGTERM to all processes of a job.
+    """
+    try:
+        yield
+    except ProcessLost:
+        if not interrupts.interrupted():
+            raise
+        raise KeyboardInterrupt from None
 
 
 def _epoch_line(report: EpochReport, epochs: int) -> str:

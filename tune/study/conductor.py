@@ -24,6 +24,7 @@ from core import faults
 from core.console import say
 from core.errors import CheckpointError, GpuLost, ResourceError, StorageError
 from core.files import encoded, refused, write_atomically, write_json_atomically
+from core.interrupts import interrupted
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import first_line, listed, many
@@ -518,7 +519,7 @@ def _run_phase(
             stall_seconds = 60 * plan.request.resources.stall_minutes
             execute(
                 conductor, make_trial, plan.machine, plan.resources, stall_seconds,
-                plan.folder.path, plan.store,
+                plan.folder.path, plan.store, plan.options.grace,
             )  # fmt: skip
     if conductor.error is not None:
         raise conductor.error
@@ -590,6 +591,7 @@ class _Conductor:
         self._machine, self._parallel = plan.machine, plan.resources.parallel
         self._gpu_away_since: float | None = None
         self._gpu_away_heard = 0.0
+        self._said_that_it_ends = False
         self._heard: dict[int, float] = {}
         self._without_room: set[int] = set()
         self._without_weights: set[int] = set()
@@ -660,11 +662,14 @@ class _Conductor:
 
     @property
     def _time_is_up(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        """Whether no attempt and no epoch may begin any more."""
+        past = self._deadline is not None and time.monotonic() >= self._deadline
+        return past or interrupted()
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
             self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
+        self._say_that_it_ends()
         if self.error is not None or not self._has_room:
             return None
         # Checked last, since it reads every epoch of the study.
@@ -684,6 +689,15 @@ class _Conductor:
                 record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share
             )
         return None
+
+    def _say_that_it_ends(self) -> None:
+        """Tell the user, once, that a Ctrl-C was heard and what is waited for."""
+        if interrupted() and self._heard and not self._said_that_it_ends:
+            self._said_that_it_ends = True
+            self._progress.say(
+                f"Ending: what runs has {as_number(self._plan.options.grace)} s to end its epoch; a"
+                " second Ctrl-C ends at once"
+            )
 
     @property
     def _has_room(self) -> bool:
@@ -795,7 +809,10 @@ class _Conductor:
         seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
         # The kernel killed the worker at its time limit, however late Ray noticed that.
         seconds = min(seconds, silence, limit or silence)
-        if lost.cause is Cause.NO_GPU:
+        if lost.cause is Cause.TOLD_TO_END or interrupted():
+            # A scheduler that ends a whole job kills what does not end in time.
+            self._ledger.spare(number, reason, seconds)
+        elif lost.cause is Cause.NO_GPU:
             self._ledger.spare(number, reason, seconds)
             self._wait_for_gpu(reason)
         elif lost.cause is Cause.NODE_DIED and self._ledger.records[number].spared < MOST_NODES:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import BadRequest, StudyError
+from core.interrupts import GRACE_SECONDS
 from tune.redaction import without_password
 from tune.store.folder import StudyFolder
 from tune.store.url import checked_store
@@ -22,6 +23,7 @@ class Options:
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
     store         URL of an object store through which trials' files go; None for `results` alone
+    grace         seconds that running epochs have to end after Ctrl-C or SIGTERM
 
     URLs of SQLite files are stored with absolute paths, so that they hold in any working directory.
     Raises BadRequest for `parallel` under 1, for a store that is no URL of a known scheme, and for
@@ -35,6 +37,7 @@ class Options:
     time_budget: float | None = None
     address: str | None = None
     store: str | None = None
+    grace: float = GRACE_SECONDS
 
     def __post_init__(self) -> None:
         if self.parallel is not None and self.parallel < 1:

@@ -12,7 +12,7 @@ import os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 from tune import processes
-from tune.engine.interruption import ended_with_ray, ended_with_the_driver, second_interrupt_ends
+from tune.engine.interruption import ended_by_interrupt, ended_with_ray, ended_with_the_driver
 
 folder, cause = Path(sys.argv[1]), sys.argv[2]
 end = processes.Started.end
@@ -23,7 +23,7 @@ def slow_end(started):  # as on a machine that is busy
         time.sleep(3)
 
 processes.Started.end = slow_end
-with second_interrupt_ends(), processes.marked() as started, ended_with_the_driver(started, folder / "tmp"):
+with ended_by_interrupt(), processes.marked() as started, ended_with_the_driver(started, folder / "tmp"):
     raylet = subprocess.Popen([shutil.copy(shutil.which("sleep"), folder / "raylet"), "1000"])
     with ended_with_ray(started):
         if cause == "Ctrl-C":

@@ -45,7 +45,7 @@ def step(folder: Path, error: Exception) -> Failure:
 
     worker = TrialWorker.__new__(TrialWorker)
     worker.config = to_config(Assignment(0, 1, str(folder), {}, 0, 0.5))
-    worker.setup({}, make_trial=make_trial, stall_seconds=0)
+    worker.setup({}, make_trial=make_trial, stall_seconds=0, grace=30)
     try:
         message = message_in(worker.step())
         assert isinstance(message, Failure)
@@ -93,7 +93,7 @@ def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> Non
     worker = TrialWorker.__new__(TrialWorker)
     worker.config = to_config(Assignment(0, 1, str(tmp_path), {}, 0, 0.5))
     make_trial = lambda assignment: Limited(assignment, lambda *_: 0.5)  # noqa: E731
-    worker.setup({}, make_trial=make_trial, stall_seconds=0)
+    worker.setup({}, make_trial=make_trial, stall_seconds=0, grace=30)
     try:
         worker.step()
     finally:
@@ -121,7 +121,7 @@ def test_what_follows_the_last_epoch_has_the_time_of_an_epoch_for_each_step(tmp_
     worker = TrialWorker.__new__(TrialWorker)
     worker.config = to_config(Assignment(0, 1, str(tmp_path), {}, 0, 0.5))
     make_trial = lambda assignment: Slow(assignment, lambda *_: 0.5)  # noqa: E731
-    worker.setup({}, make_trial=make_trial, stall_seconds=100)
+    worker.setup({}, make_trial=make_trial, stall_seconds=100, grace=30)
     try:
         assert isinstance(message_in(worker.step()), History)
     finally:
