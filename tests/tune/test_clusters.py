@@ -112,6 +112,7 @@ def assert_complete(far: Far) -> None:
     assert far.begun["trials", 1, 2, 1] == far.killed != far.begun["trials", 1, 2, 2]
     assert "late" in far.begun.values()
     read = read_study("far", far.results)
+    assert (read.records[1].lost, read.records[1].spared) == (0, 1)  # it is not to blame
     confirmation = read.confirmation
     assert confirmation is not None
     winner = confirmed_winner(confirmation)

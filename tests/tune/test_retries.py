@@ -598,6 +598,16 @@ def test_a_trial_is_charged_for_the_nodes_that_die_under_it_only_after_ten(tmp_p
         assert at.ledger.records[0].state is State.FAIL
 
 
+def test_on_this_machine_alone_a_lost_connection_is_the_death_of_a_worker(tmp_path: Path) -> None:
+    with desk(tmp_path, 1.0, 1) as at:
+        one = at.conductor.hand_out()
+        assert one is not None
+        at.lost(one, Cause.NODE_DIED)
+        record = at.ledger.records[0]
+        assert (record.spared, record.lost) == (0, 1)
+        assert record.reason == "its worker process died"
+
+
 def test_nodes_that_leave_and_join_change_how_many_trials_run(tmp_path: Path) -> None:
     one, two = Node(16, 1), Node(16, 2)
     with desk(tmp_path, 1.0, 1, address="cluster") as at:

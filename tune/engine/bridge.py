@@ -162,7 +162,7 @@ def _loss_of(trial: RayTrial) -> WorkerLost:
     text = " ".join(lines)
     # A node that lives tells Ray within a second that a process of it died. Where the connection
     # is broken and nobody tells why, the node itself is gone.
-    if any(death in text for death in ("node has died", "NodeDied", "ActorUnavailableError")):
+    if any(death in text for death in ("node has died", "NodeDied", "is temporarily unavailable")):
         return WorkerLost(Cause.NODE_DIED)
     deaths = ("ActorDiedError", "WorkerCrashedError", "worker process has died")
     if not lines or any(death in text for death in deaths):

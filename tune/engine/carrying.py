@@ -25,7 +25,7 @@ from tune.engine.session import living_nodes
 from tune.store.carried import CarriedShelf
 from tune.store.keeper import Keeper
 from tune.store.names import key_of
-from tune.store.probe import leave_mark, sees_folder
+from tune.store.probe import forget_mark, leave_mark, sees_folder
 from tune.store.trial_files import Copied, TrialFiles, opened_here
 from tune.store.url import UrlShelf, UrlStore
 
@@ -142,7 +142,9 @@ def files_on_cluster(
             )
         yield files
     finally:
-        ray.kill(keeper)
+        forget_mark(folder)
+        with contextlib.suppress(RayError, RuntimeError):  # where Ray has ended, so has the keeper
+            ray.kill(keeper)
 
 
 def _check_keeper(files: ClusterFiles) -> None:

@@ -12,7 +12,8 @@ class Assignment:
 
     trial          the trial's number in the ledger
     attempt        the attempt's number, 1 for the first
-    folder         absolute path of the trial's folder, the only place its worker writes to
+    folder         absolute path of the trial's folder on the driver's machine; a worker that sees
+                   it writes nowhere else, and another has a copy (`tune.store.trial_files`)
     settings       every setting of the trial, by its dotted name (`optim.epochs`)
     known_epochs   number of the trial's epochs that the ledger holds; a worker that finds a
                    checkpoint with more reports these before it trains

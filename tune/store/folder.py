@@ -84,11 +84,11 @@ class StudyFolder:
         return self.path / "best"
 
     def trial(self, number: int) -> Path:
-        """The folder of one trial, written by its worker alone."""
+        """The folder of one trial, written by its worker, or by a keeper for it."""
         return self.path / "trials" / str(number)
 
     def confirm_trial(self, number: int) -> Path:
-        """The folder of one trial of the confirmation, written by its worker alone."""
+        """The folder of one trial of the confirmation, written as those of the search are."""
         return self.path / "confirm" / str(number)
 
     def read_description(self) -> dict[str, Any]:

@@ -17,6 +17,12 @@ def leave_mark(folder: Path) -> str:
     return text
 
 
+def forget_mark(folder: Path) -> None:
+    """Remove PLACE_FILE."""
+    with contextlib.suppress(OSError):
+        (folder / PLACE_FILE).unlink(missing_ok=True)
+
+
 def sees_folder(folder: Path, text: str, read_there: Callable[[str], bytes | None]) -> bool:
     """Whether this machine sees the driver's folder, and the driver sees what is written here.
 

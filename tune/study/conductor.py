@@ -798,6 +798,8 @@ class _Conductor:
         losses count; the others go on as before.
         """
         number, share = assignment.trial, assignment.gpus
+        if lost.cause is Cause.NODE_DIED and self._plan.machine.address is None:
+            lost = replace(lost, cause=Cause.DIED)  # this node lives, since this process does
         silence, limit = self._silence(number), self._stall_seconds
         stalled = bool(limit and silence >= limit and lost.cause is Cause.DIED)
         reason = lost.reason

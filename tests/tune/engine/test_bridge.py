@@ -111,7 +111,7 @@ tune.engine.messages.GpuFailed: CUDA error: an illegal memory access was encount
         ("The actor died: ActorDiedError\nmore", "its worker process died", Cause.DIED),
         ("the worker\n process has died", "its worker process died", Cause.DIED),
         (
-            "ray.exceptions.ActorUnavailableError: The actor 65 is unavailable: Socket closed",
+            "The actor 65 is unavailable: The actor is temporarily unavailable: Socket closed",
             "its node does not answer any more",
             Cause.NODE_DIED,
         ),
