@@ -75,6 +75,8 @@ def test_help_imports_none_of_the_libraries_that_do_the_work(tmp_path: Path, mod
         ("tune.search", ["--rebuild-tracking"], "--rebuild-tracking needs --study NAME"),
         ("tune.retrain_best", ["--on", "some"], "usage:"),
         ("tune.status", ["--watch"], "--watch needs --study NAME"),
+        ("tune.status", ["--drain"], "--drain needs --study NAME"),
+        ("tune.status", ["--study", "a", "--stop", "1", "--requeue", "1"], "not allowed with"),
         ("tune.weights", ["none.yaml"], "none.yaml: must be a space file"),
         ("core.check", ["cells", "--set", "data.skipbad=true"], "Did you mean 'data.skip_bad'"),
         ("core.convert", [".", "."], "the folder to write must be empty"),

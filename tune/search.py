@@ -31,6 +31,8 @@ examples:
       a shorter try, as a study of its own
   python -m tune.search --study ablation --trials 80
       more trials of a finished study
+  python -m tune.search --space search_spaces/ablation.yaml --gpu-hour-budget 40
+      at most 40 GPU hours over all runs; the same command with more continues
 
 words:
   HW3       a layout of a data set: a folder per image, in it image.tif and a mask per class,
@@ -118,6 +120,16 @@ def build_parser() -> argparse.ArgumentParser:
         default="30s",
         help="time that running epochs have to end after Ctrl-C or SIGTERM; default: 30s",
     )
+    add(
+        "--epoch-budget",
+        metavar="N",
+        help="end after so many epochs of the whole study; run again with more to continue",
+    )
+    add(
+        "--gpu-hour-budget",
+        metavar="X",
+        help="end after so many GPU hours of the whole study; run again with more to continue",
+    )
     add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
     add(
         "--store",
@@ -167,7 +179,7 @@ def _asked_for(parsed: argparse.Namespace, options: Options) -> "StudyRequest":
     from tune.request.file import load_request, request_of, with_overrides
 
     changes = list(parsed.overrides)
-    for name in ("gpus_per_trial", "cpus_per_trial"):
+    for name in ("gpus_per_trial", "cpus_per_trial", "epoch_budget", "gpu_hour_budget"):
         if value := getattr(parsed, name):
             changes.append(f"resources.{name}={value}")
     named = {"data": parsed.data, "study": parsed.study, "trials": parsed.trials}
@@ -197,7 +209,7 @@ def _rebuild_tracking(study: str | None, options: Options) -> int:
 
 def _dry_run(request: "StudyRequest", options: Options) -> int:
     from tune.announcements import first_configurations, search_lines
-    from tune.study.pace import dry_time_line
+    from tune.study.pace import dry_lines
     from tune.study.plan import check_request
 
     plan, problems = check_request(request, options)
@@ -206,10 +218,8 @@ def _dry_run(request: "StudyRequest", options: Options) -> int:
             complain(problem)
         return 2
     console = Console()
-    for line in [*search_lines(plan), *first_configurations(plan.request)]:
+    for line in [*search_lines(plan), *first_configurations(plan.request), *dry_lines(plan)]:
         say(console, line)
-    if (time := dry_time_line(plan)) is not None:
-        say(console, time)
     say(console, "Dry run: nothing was started, nothing was written.")
     return 0
 

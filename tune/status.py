@@ -35,6 +35,10 @@ examples:
       from any machine that reaches the ledger, without the results folder
   python -m tune.status --study ablation --json
       for scripts
+  python -m tune.status --study ablation --stop 12
+      ask the driver to stop trial 12 after its epoch; its epochs stay
+  python -m tune.status --study ablation --drain
+      ask it to end when the running epochs have; the same command continues the search
 """
 
 
@@ -42,17 +46,21 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show studies as they stand. Nothing is written but what --stop and its like ask for."""
     parsed = build_parser().parse_args(arguments)
-    if parsed.study is None and parsed.watch:
-        raise BadRequest("--watch needs --study NAME, the study to watch")
+    deed, trial = _asked(parsed)
+    if parsed.study is None and (parsed.watch or deed):
+        option = "watch" if parsed.watch else deed
+        raise BadRequest(f"--{option} needs --study NAME, the study that is meant")
     from tune.study.standing import read_standing, study_names
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     if parsed.study is None:
         names = study_names(parsed.results, parsed.storage)
         return _overview(parsed, names, console)
-    if parsed.watch:
+    if parsed.watch and deed is None:
         return _watch(parsed, console)
     standing = read_standing(parsed.study, parsed.results, parsed.storage)
+    if deed is not None:
+        return _order(standing, deed, trial, console)
     if parsed.json:
         from tune.study.screen import as_document
 
@@ -92,7 +100,45 @@ def build_parser() -> argparse.ArgumentParser:
     add("--storage", metavar="URL", help="the ledger's database; default: that of the study")
     add("--watch", action="store_true", help="keep the screen up to date until the study ends")
     add("--json", action="store_true", help="print JSON, for scripts")
+    orders = parser.add_mutually_exclusive_group()
+    orders.add_argument(
+        "--stop", type=int, metavar="TRIAL", help="ask the driver to stop a trial after its epoch"
+    )
+    orders.add_argument(
+        "--requeue",
+        type=int,
+        metavar="TRIAL",
+        help="ask it to give a failed or stopped trial another attempt",
+    )
+    orders.add_argument(
+        "--drain",
+        action="store_true",
+        help="ask it to end after the running epochs; the same command continues",
+    )
     return parser
+
+
+def _asked(parsed: argparse.Namespace) -> tuple[str | None, int | None]:
+    """What the user asks of the study, and of which trial; None and None if nothing."""
+    for deed in ("stop", "requeue"):
+        if getattr(parsed, deed) is not None:
+            return deed, getattr(parsed, deed)
+    return ("drain", None) if parsed.drain else (None, None)
+
+
+def _order(standing: "Standing", deed: str, trial: int | None, console: Console) -> int:
+    """Leave an order for the driver of a study, and say so."""
+    from tune.ledger.orders import Deed
+    from tune.study.asking import ask
+
+    order = ask(standing, Deed(deed), trial)
+    when = (
+        "the driver obeys within one epoch"
+        if standing.is_driven
+        else "nobody drives the study, so it is done when the same command continues it"
+    )
+    say(console, f"Asked of {standing.name}: {order.asked}; {when}")
+    return 0
 
 
 def _overview(parsed: argparse.Namespace, names: Sequence[str], console: Console) -> int:

@@ -133,7 +133,7 @@ def _csv_row(
         curve[-1] if curve else "",
         record.best_epoch or "",
         round(record.seconds, 3),
-        round(record.seconds * record.gpu_share / 3600, 6),
+        round(record.gpu_hours, 6),
         record.attempts,
         record.settings.get("seed", ""),
         record.settings.get("data.fold", ""),

@@ -35,6 +35,7 @@ from tune.ledger.storage import IN_MEMORY
 from tune.request.file import from_document
 from tune.store.trial_files import EPOCH_FILE
 from tune.study import conductor as study
+from tune.study.limits import Limits
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
@@ -122,9 +123,13 @@ def desk(
     storage: str | None = None,
     address: str | None = None,
     gpus: int = 1,
+    **changes: Any,
 ) -> Iterator[Desk]:
-    """together: whether trials that share the GPU compute at the same time, by NVIDIA's service."""
-    request = from_document(SPACE, "test")
+    """together: whether trials that share the GPU compute at the same time, by NVIDIA's service.
+
+    changes: sections in place of those of SPACE.
+    """
+    request = from_document({**SPACE, **changes}, "test")
     machine, resources = Machine((Node(16, gpus),), address), TrialResources(1, share, parallel)
     plan = StudyPlan(
         request,
@@ -142,7 +147,7 @@ def desk(
             Progress(ledger.planned, Console(file=io.StringIO()), "search")
         )
         conductor = stack.enter_context(
-            study._Conductor(plan, phase, progress, None, mps.Service(together, ""))
+            study._Conductor(plan, phase, progress, Limits(), mps.Service(together, ""))
         )
         yield Desk(conductor, ledger)
         assert conductor.error is None

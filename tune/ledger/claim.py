@@ -91,6 +91,11 @@ class Claim:
             pass
         return True
 
+    @property
+    def token(self) -> int:
+        """The number of this claim; 0 for a database in memory, which needs none."""
+        return self._token
+
     def beat(self) -> None:
         """Write a heartbeat, at most once in BEAT_SECONDS: this process still runs the study."""
         if time.monotonic() - self._beat >= BEAT_SECONDS:

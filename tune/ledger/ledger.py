@@ -267,18 +267,44 @@ class Ledger:
         self._note(number, room_needed=0.0)
         self._waiting.append(number)
 
-    def reopen(self, number: int) -> None:
-        """Let a trial that was stopped early go on from its last checkpoint to its last epoch.
+    def reopen(self, number: int, order: str = "", reason: str = "") -> None:
+        """Let a trial that was stopped early, or failed, go on from its last checkpoint.
 
-        Nothing stops it early any more, and the stopping rule's verdict stays in the database.
+        order    id of a person's order to do so; empty where the confirmation needs the trial
+        reason   what is said of the trial while it runs; empty for no change
+
+        Nothing stops it early any more, and its verdict stays in the database. After an order its
+        lost attempts count anew.
         """
-        record = self._records[number]
-        assert record.state is State.PRUNED
-        record = replace(record, state=State.RUNNING, continued_after=len(record.epochs))
+        before = self._records[number]
+        assert before.state in (State.PRUNED, State.FAIL)
+        first = before.continued_after is None
+        record = replace(
+            before,
+            state=State.RUNNING,
+            continued_after=len(before.epochs) if first else before.continued_after,
+            had_failed=before.state is State.FAIL if first else before.had_failed,
+            lost=0 if order else before.lost,
+            reason=reason or before.reason,
+            by_person=False,
+            obeyed=(*before.obeyed, order) if order else before.obeyed,
+        )
+        if number in self._chosen.released:  # it may be chosen again
+            self.choose(replace(self._chosen, released=self._chosen.released - {number}))
         self._study.set_attribute(continued_name(number), notes_of(record))
         faults.passing("reopened")
         self._records[number] = record
         self._waiting.append(number)
+
+    def stop(self, number: int, reason: str, order: str) -> None:
+        """End a trial that has not ended because a person asked for it; its epochs stay.
+
+        order   id of the person's order
+        """
+        if number in self._waiting:
+            self._waiting.remove(number)
+        obeyed = (*self._records[number].obeyed, order)
+        self._stop(number, TrialEnd(State.PRUNED, reason), obeyed=obeyed, by_person=True)
 
     def note_mlflow_run(self, number: int, run: str) -> None:
         """Store the id of a trial's run in the tracker.
@@ -426,6 +452,9 @@ def _how_continued(record: TrialRecord) -> str:
     """The reason stored with a complete trial: that it was continued, or else nothing."""
     if record.continued_after is None:
         return ""
+    if record.obeyed:
+        how = "failed" if record.had_failed else "stopped"
+        return f"{how} after epoch {record.continued_after}, tried again because a person asked"
     return f"stopped early after epoch {record.continued_after}, continued before the confirmation"
 
 

@@ -23,8 +23,8 @@ continued 3    notes on trial 3 since it was continued after it had been stopped
 continued 3 epoch 7    the report of its epoch 7, trained since then
 
 Optuna lets nobody change a trial that has ended, so a trial that is continued keeps Optuna's state
-PRUNED, and its later notes and epochs are stored with the study. A record joins both into one
-trial, as if it had not been stopped.
+PRUNED or FAIL, and its later notes and epochs are stored with the study. A record joins both into
+one trial, as if it had not been stopped.
 
 A verdict is stored together with the epoch that caused it, so it is never lost and never judged
 again. Optuna's own state of the trial follows in a second write.
@@ -82,6 +82,9 @@ class Notes:
     room_needed    GPUs that its next attempt needs, after it was lost among others on its GPU; 0
                    again when it has trained an epoch since
     reason         why it failed, was stopped or continued, or lost its last worker
+    obeyed         ids of the orders by people that were carried out on it (see
+                   `tune.ledger.orders`)
+    by_person      whether a person stopped it, so that nothing but a person lets it go on
     """
 
     attempts: int = 0
@@ -92,6 +95,8 @@ class Notes:
     gpus_needed: float = 0.0
     room_needed: float = 0.0
     reason: str = ""
+    obeyed: tuple[str, ...] = ()
+    by_person: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,9 @@ class TrialRecord(Notes):
     epochs      one report an epoch, epoch 1 first, as JSON objects (see
                 `core.training.trial.EpochReport`), each with `at`
     mlflow_run  id of its run in the tracker; None before it is shown there
-    continued_after   the epoch after which it was stopped early, if it was continued later; None
-                      for all other trials
+    continued_after   the epoch after which it was stopped early or failed, if it was continued
+                      later; None for all other trials
+    had_failed        whether it had failed when it was continued
     """
 
     id: int
@@ -116,6 +122,7 @@ class TrialRecord(Notes):
     epochs: tuple[Mapping[str, Any], ...] = ()
     mlflow_run: str | None = None
     continued_after: int | None = None
+    had_failed: bool = False
 
     @functools.cached_property
     def searched(self) -> Mapping[str, Value]:
@@ -157,6 +164,11 @@ class TrialRecord(Notes):
         return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)
 
     @property
+    def gpu_hours(self) -> float:
+        """Its seconds in hours, times the part of a GPU that it holds; 0 on processors."""
+        return self.seconds * self.gpu_share / 3600
+
+    @property
     def planned_epochs(self) -> int:
         """Number of epochs that the trial runs unless it is stopped."""
         return int(self.settings["optim.epochs"])
@@ -165,9 +177,9 @@ class TrialRecord(Notes):
     def as_stopped(self) -> "TrialRecord":
         """The trial as early stopping left it, without the epochs that were continued.
 
-        It is the trial itself if it was never continued, or failed after that.
+        It is the trial itself if early stopping never stopped it, or if it failed after that.
         """
-        if self.continued_after is None or self.state is State.FAIL:
+        if self.continued_after is None or self.had_failed or self.state is State.FAIL:
             return self
         epochs = self.epochs[: self.continued_after]
         return replace(self, state=State.PRUNED, epochs=epochs, continued_after=None)
@@ -212,7 +224,8 @@ def continued_name(number: int, name: str = NOTES_KEY) -> str:
 
 def notes_of(record: TrialRecord) -> dict[str, Any]:
     """The notes in a record, as JSON types."""
-    return {one.name: getattr(record, one.name) for one in fields(Notes)}
+    notes = {one.name: getattr(record, one.name) for one in fields(Notes)}
+    return {**notes, "obeyed": list(record.obeyed)}
 
 
 def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
@@ -241,14 +254,16 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     # Earlier versions wrote each note under a name of its own.
     notes = dict(attributes.get(NOTES_KEY, attributes))
     ended = _verdict_in(notes, epochs) or {"state": trial.state.name}
-    continued_after = None
+    continued_after, had_failed = None, False
     if (since := study.get(continued_name(trial.number))) is not None:
         continued_after, notes = len(epochs), dict(since)
+        had_failed = ended["state"] == State.FAIL
         epochs += _epochs_in(
             lambda name: study.get(continued_name(trial.number, name)), continued_after
         )
         ended = _verdict_in(notes, epochs) or {"state": State.RUNNING.name}
     known = {one.name: notes[one.name] for one in fields(Notes) if one.name in notes}
+    known["obeyed"] = tuple(known.get("obeyed", ()))
     return TrialRecord(
         trial.number,
         attributes.get(NAME_KEY, ""),
@@ -259,6 +274,7 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
         tuple(epochs),
         study.get(run_name(trial.number)),
         continued_after,
+        had_failed,
         **{**known, "reason": ended.get("reason", known.get("reason", ""))},
     )
 

@@ -102,6 +102,12 @@ class Resources(_Options):
     Multi-Process Service, instead of in turns; auto: yes, if the service can be used and trials
     train faster with it. With it, an error on the GPU in one trial ends all trials that share the
     GPU; they go on in other workers."""
+    epoch_budget: int | None = Field(None, ge=1)
+    """Largest number of epochs of the whole study, over all its runs and its confirmation; no limit
+    if not given. At the limit the study ends, and a larger one continues it."""
+    gpu_hour_budget: float | None = Field(None, gt=0)
+    """Largest number of GPU hours of the whole study, over all its runs and its confirmation; no
+    limit if not given. An hour on half a GPU counts half."""
     stall_minutes: float = Field(120, ge=0)
     """Largest number of minutes for an epoch and, after training, for each image on which
     `after_training:` is tried. A worker that takes longer is ended, and its trial goes on in

@@ -173,7 +173,7 @@ def most_candidates(
 
 def to_continue(records: Sequence[TrialRecord], chosen: Selections) -> tuple[int, ...]:
     """Numbers of the stopped trials that are to go on, in the order of their choice."""
-    stopped = {record.id for record in records if record.state is State.PRUNED}
+    stopped = {record.id for record in records if _is_paused(record)}
     numbers = () if chosen.continued is None else chosen.continued.expected
     return tuple(number for number in numbers if number in stopped)
 
@@ -308,7 +308,13 @@ def _ranked(
 
     without   numbers of trials that do not count
     """
-    counted = [record for record in records if record.id not in without and record.id in expected]
+    counted = [
+        record
+        for record in records
+        if record.id not in without
+        and record.id in expected
+        and (record.state is State.COMPLETE or _is_paused(record))
+    ]
     alike = _alike(counted, (State.COMPLETE, State.PRUNED))
     firsts = [
         next((one for one in trials if one.state is State.COMPLETE), trials[0]).id
@@ -337,7 +343,10 @@ def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
     A trial is left out if it would repeat another, complete or stopped, that has the same settings
     in effect, seed and split included.
     """
-    found = _best_first([record.as_stopped for record in records], (State.COMPLETE, State.PRUNED))
+    counted = [
+        one.as_stopped for one in records if one.state is not State.PRUNED or _is_paused(one)
+    ]
+    found = _best_first(counted, (State.COMPLETE, State.PRUNED))
     paused: list[int] = []
     for one in found[:best]:
         alike: dict[_Settings, TrialRecord] = {}
@@ -347,6 +356,11 @@ def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
                 alike[_key(record)] = record
         paused += [record.id for record in alike.values() if record.state is State.PRUNED]
     return paused
+
+
+def _is_paused(record: TrialRecord) -> bool:
+    """Whether a trial was stopped early and may go on: not where a person stopped it."""
+    return record.state is State.PRUNED and not record.by_person
 
 
 def _key(record: TrialRecord, without: Sequence[str] = ()) -> _Settings:

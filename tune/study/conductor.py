@@ -56,6 +56,8 @@ from tune.engine.resources import Machine
 from tune.engine.worker import MakeTrial
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
+from tune.ledger.orders import Deed, Order, OrderBook
+from tune.ledger.reading import confirming_name, read_ledger, remembered_facts
 from tune.ledger.records import State, TrialRecord
 from tune.ledger.runs import Run, now_ms
 from tune.redaction import without_password
@@ -68,6 +70,7 @@ from tune.study.candidates import Candidate, candidates, to_continue
 from tune.study.duration import Forecast, Span, time_left, time_line
 from tune.study.going_on import refuse_other_facts, study_facts
 from tune.study.learned import nothing_learned
+from tune.study.limits import Limits, Spent, spent_on
 from tune.study.plan import StudyPlan, tracked_study
 from tune.study.pretrained import weights_key
 from tune.study.progress import Progress
@@ -80,6 +83,8 @@ from tune.tracking.tracker import Trouble
 TRACKER_CLOSE_SECONDS, TRACKER_INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
 can be shown later."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks for orders by people. The orders are few, and lie beside the trials."""
 GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
 """Seconds for which workers may find no usable GPU before the study stops, and seconds without such
 a report after which the GPU counts as back. After an error on the GPU NVIDIA's service needs some
@@ -92,8 +97,6 @@ unless all nodes that run it die."""
 MORE = 1.5
 """Factor on the seconds after which a measurement was cut short for want of time: it begins again
 only if at least this much is left."""
-
-_WHY_NOT_FINISHED = "the time budget was used up"
 
 _PACKAGES = (
     "torch",
@@ -121,8 +124,12 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
     """
     trials = trials or CoreTrials()
     faults.mark_driver()
-    deadline = (
-        None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+    budget = plan.options.time_budget
+    asked = plan.request.resources
+    limits = Limits(
+        None if budget is None else time.monotonic() + budget,
+        asked.epoch_budget,
+        asked.gpu_hour_budget,
     )
     locked = plan.folder.driver_lock()
     with _files_in_one_sentence(), locked, Claim(plan.storage, plan.request.study) as claim:
@@ -136,7 +143,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
 
         def measures_on(seconds: float = 0.0) -> None:
             claim.beat()
-            if deadline is not None and time.monotonic() + seconds >= deadline:
+            if limits.until is not None and seconds >= limits.until:
                 raise TimeIsUp("the time budget leaves too little time")
 
         with _service(plan, claim.beat) as service:
@@ -149,9 +156,11 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             write_study_json(plan)
             with _noted_run(ledger, plan) as end:
                 finished = _run_phases(
-                    plan, ledger, facts, weights, service, trials, deadline, console
+                    plan, ledger, facts, weights, service, trials, limits, console
                 )
-                end(finished, "" if finished else _WHY_NOT_FINISHED)
+                end(finished, "" if finished else limits.why)
+            if not finished:
+                say(console, f"The search ends before its last trial: {limits.why}")
             return finished
 
 
@@ -162,13 +171,12 @@ def _run_phases(
     weights: Mapping[str, BaseWeights],
     service: Service,
     trials: TrialMaker,
-    deadline: float | None,
+    limits: Limits,
     console: Console,
 ) -> bool:
     """Run the search and its confirmation; True if the study is finished.
 
-    facts      what all trials of the study have in common
-    deadline   a time of `time.monotonic`; None for no limit
+    facts   what all trials of the study have in common
     """
     inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
     make_trial = functools.partial(trials.make, inputs=inputs)
@@ -177,10 +185,14 @@ def _run_phases(
         ledger.choose(chosen)
     measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
     forecast = pace.forecast_plan(plan, ledger.records, measures, chosen=chosen)
-    phase = _search_phase(plan, ledger)
+    confirming_before = read_ledger(plan.storage, confirming_name(plan.request.study))
+    confirmed = () if confirming_before is None else confirming_before.records
+    for line in pace.plan_budget_lines(plan, forecast, ledger.records, confirmed):
+        say(console, line)
+    phase = replace(_search_phase(plan, ledger), beside=confirmed)
     continues = confirmation.continues(plan.storage, plan.request)
     while True:
-        _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+        _run_phase(plan, phase, forecast, limits, console, make_trial, service)
         if not ledger.finished:
             return False
         chosen = confirmation.decide(ledger, plan.request)
@@ -207,7 +219,7 @@ def _run_phases(
     request = plan.request
     inputs = replace(inputs, predict=request.after_training, auto=request.space.auto)
     make_trial = functools.partial(trials.make, inputs=inputs)
-    _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+    _run_phase(plan, phase, forecast, limits, console, make_trial, service)
     if confirming.finished:
         _remove_weights_but_the_winners(plan, ledger)
     return confirming.finished
@@ -334,6 +346,8 @@ class _Phase:
     origins     where the settings of these trials came from, by the trials' names; None in a search
     followed    returns whether more trials follow when all these have ended
     collection  brings files from the store's URL; None without one
+    is_chosen   returns whether the candidates of the confirmation are chosen
+    beside      the trials of the other phase, which count towards the budgets
     """
 
     name: Literal["search", "confirm"]
@@ -346,6 +360,8 @@ class _Phase:
     origins: Mapping[str, Origin] | None
     followed: Callable[[], bool]
     collection: Collection | None
+    is_chosen: Callable[[], bool] = lambda: True
+    beside: Sequence[TrialRecord] = ()
 
 
 def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
@@ -362,6 +378,10 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
         table=plan.folder.trials_csv,
         kept=lambda: confirmation.keep(ledger, request) | _best(ledger),
         origins=None,
+        is_chosen=lambda: (
+            ledger.chosen.candidates is not None
+            or remembered_facts(plan.storage, confirming_name(request.study)) is not None
+        ),
         followed=lambda: (
             bool(plan.repeats)
             and not nothing_learned(ledger.records)
@@ -391,6 +411,7 @@ def _confirm_phase(
         origins={one.name: one.origin for one in found},
         followed=lambda: False,
         collection=_collection(plan),
+        beside=searched.records,
     )
 
 
@@ -479,14 +500,12 @@ def _run_phase(
     plan: StudyPlan,
     phase: _Phase,
     forecast: Forecast,
-    deadline: float | None,
+    limits: Limits,
     console: Console,
     make_trial: MakeTrial,
     service: Service,
 ) -> None:
-    """Run the trials of a phase that have not ended, until the deadline.
-
-    deadline   a time of `time.monotonic`; None for no limit
+    """Run the trials of a phase that have not ended, until a limit is reached.
 
     Raises the error that stopped the study, if one did.
     """
@@ -495,9 +514,6 @@ def _run_phase(
         searched = phase.searched.records
         return forecast.left(searched, () if phase.name == "search" else records)
 
-    def until() -> float | None:
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
-
     if plan.store is not None:
         plan.store.claim(phase.searched.identity)
     with (
@@ -505,15 +521,15 @@ def _run_phase(
             phase.ledger.planned,
             console,
             phase.name,
-            lambda records: time_left(seconds_left(records), until()),
+            lambda records: time_left(seconds_left(records), limits.until),
             lambda record: interval_so_far(record, phase.folder_of(record.id)),
         ) as progress,
-        _Conductor(plan, phase, progress, deadline, service) as conductor,
+        _Conductor(plan, phase, progress, limits, service) as conductor,
     ):
         if not conductor.finished:
             records = phase.ledger.records
             begun = any(record.epochs for record in (*phase.searched.records, *records))
-            line = time_line(seconds_left(records), until(), not plan.resources.gpus, begun)
+            line = time_line(seconds_left(records), limits.until, not plan.resources.gpus, begun)
             if line:
                 say(console, line)
             stall_seconds = 60 * plan.request.resources.stall_minutes
@@ -579,10 +595,10 @@ class _Conductor:
         plan: StudyPlan,
         phase: _Phase,
         progress: Progress,
-        deadline: float | None,
+        limits: Limits,
         service: Service,
     ) -> None:
-        self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
+        self._plan, self._phase, self._progress, self._limits = plan, phase, progress, limits
         self._ledger, self._service = phase.ledger, service
         # Whether trials may compute together by NVIDIA's service. The nodes of a cluster may have
         # one that this process cannot see, and a user's own is found by all workers even if the
@@ -596,6 +612,9 @@ class _Conductor:
         self._without_room: set[int] = set()
         self._without_weights: set[int] = set()
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
+        self._orders = OrderBook(self._ledger.claim.database, plan.request.study)
+        self._looked: float | None = None
+        self._to_stop: dict[int, Order] = {}
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
         study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
@@ -612,6 +631,8 @@ class _Conductor:
         return (str, ())
 
     def __enter__(self) -> Self:
+        with self._halting():
+            self._obey()
         for record in self._ledger.records:
             self._tracking.show(record)
         self._progress.show(self._ledger.records)
@@ -622,6 +643,8 @@ class _Conductor:
             self._write_table()
             self._collect_weights()
         ended = self._ledger.finished
+        if not ended:
+            self._limits.note_used_up(self._spent, self._first_epochs)
         last = ended and not self._phase.followed()
         self.untracked = self._tracking.close(
             last, TRACKER_CLOSE_SECONDS if ended else TRACKER_INTERRUPTED_SECONDS
@@ -658,22 +681,38 @@ class _Conductor:
     def finished(self) -> bool:
         if self.error is not None or self._ledger.finished:
             return True
-        return not self._heard and (self._time_is_up or not self._first_rung_fits)
+        return not self._heard and (
+            self._limits.reached or not self._first_rung_fits or not self._budget_allows_another
+        )
 
     @property
-    def _time_is_up(self) -> bool:
-        """Whether no attempt and no epoch may begin any more."""
-        past = self._deadline is not None and time.monotonic() >= self._deadline
-        return past or interrupted()
+    def _budget_allows_another(self) -> bool:
+        """Whether the budgets leave room for another attempt: for an epoch of a trial that goes on,
+        and else for all epochs up to the first rung.
+        """
+        return self._budget_allows(len(self._heard), self._first_epochs)
+
+    def _budget_allows(self, running: int, more: int = 1) -> bool:
+        return not self._limits.has_budget or self._limits.allows(self._spent, running, more)
+
+    @property
+    def _first_epochs(self) -> int:
+        return 1 if self._ledger.comes_again else self._phase.first_rung
+
+    @property
+    def _spent(self) -> Spent:
+        """What the study has cost so far, over both phases and all runs."""
+        return spent_on((*self._phase.beside, *self._ledger.records))
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
             self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
+            self._obey()
         self._say_that_it_ends()
         if self.error is not None or not self._has_room:
             return None
         # Checked last, since it reads every epoch of the study.
-        if self._time_is_up or not self._first_rung_fits:
+        if self._limits.reached or not self._budget_allows_another or not self._first_rung_fits:
             return None
         with self._halting():
             record = self._ledger.next(self._plan.resources.gpus)
@@ -718,15 +757,14 @@ class _Conductor:
 
         Each epoch counts with the median time of the study's epochs; True if there are none yet.
         """
-        if self._deadline is None:
+        left = self._limits.until
+        if left is None:
             return True
         records = (*self._phase.searched.records, *self._ledger.records)
         seconds = [float(epoch["seconds"]) for record in records for epoch in record.epochs]
         if not seconds:
             return True
-        return (
-            time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
-        )
+        return self._phase.first_rung * statistics.median(seconds) <= left
 
     def begun(self, assignment: Assignment) -> None:
         self._without_room.discard(assignment.trial)
@@ -740,13 +778,18 @@ class _Conductor:
         if self.error is not None:
             return True
         with self._halting():
+            self._obey()
             ended = True
             match message:
                 case History(epochs):
                     self._gpu_away_since = None
                     self._collect(assignment, lambda name: not _is_weights(name))
                     self._note_beginning_anew(number, epochs)
-                    ended = self._ledger.report(number, epochs) or self._leaves(number)
+                    ended = (
+                        self._ledger.report(number, epochs)
+                        or self._stopped_by_a_person(number)
+                        or self._leaves(number)
+                    )
                 case Failure(reason, Then.HALT):
                     self._halt(
                         StorageError(f"{reason}; see to it, then run the same command again")
@@ -778,6 +821,81 @@ class _Conductor:
             folder = self._phase.folder_of(record.id)
             if record.id in kept and record.state is State.COMPLETE:
                 self._phase.collection.collect(folder, key_of(folder), _is_weights)
+
+    def _obey(self) -> None:
+        """Carry out what people have asked for, if LOOK_SECONDS have passed since the last look.
+
+        A trial that runs is stopped when its epoch has been reported.
+        """
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for order in self._orders.unanswered():
+            if order.deed is Deed.DRAIN:
+                self._drain(order)
+            elif order.trial is None or not 0 <= order.trial < len(self._ledger.records):
+                self._orders.answer(order, False, "there is no such trial")
+            elif order.deed is Deed.REQUEUE:
+                self._requeue(order, order.trial)
+            elif order.trial in self._heard:
+                self._to_stop[order.trial] = order
+            else:
+                self._to_stop.pop(order.trial, None)
+                self._stop(order, order.trial)
+
+    def _drain(self, order: Order) -> None:
+        if order.token != self._ledger.claim.token:
+            self._orders.answer(order, False, "the run that it was meant for had ended already")
+            return
+        self._limits.drained_by = order.by
+        self._orders.answer(order, True, "the search ends after the running epochs")
+        self._progress.say(
+            f"{order.by} asked that the search end: it does after the running epochs"
+        )
+
+    def _stopped_by_a_person(self, number: int) -> bool:
+        """Whether a trial that has reported ends, because a person asked for it."""
+        order = self._to_stop.pop(number, None)
+        return order is not None and self._stop(order, number)
+
+    def _stop(self, order: Order, number: int) -> bool:
+        """Stop a trial that no worker runs between two epochs, and answer the order."""
+        if self._phase.name != "search":
+            self._orders.answer(order, False, "the search had ended, and its best are confirmed")
+            return False
+        record = self._ledger.records[number]
+        there = order.id in record.obeyed  # done by a driver that died before it could answer
+        if record.state is not State.RUNNING and not there:
+            self._orders.answer(order, False, f"it had ended before: {record.state}")
+            return False
+        if not there:
+            reason = f"stopped after epoch {len(record.epochs)}: {order.by} asked for it"
+            self._ledger.stop(number, reason, order.id)
+            faults.passing("obeyed")
+            self._show(number)
+            self._write_table()
+        self._orders.answer(order, True, f"stopped after {many(len(record.epochs), 'epoch')}")
+        return True
+
+    def _requeue(self, order: Order, number: int) -> None:
+        """Give a trial that failed or was stopped another attempt, and answer the order."""
+        record = self._ledger.records[number]
+        if order.id not in record.obeyed:
+            if self._phase.name != "search" or self._phase.is_chosen():
+                self._orders.answer(order, False, "the candidates of the confirmation are chosen")
+                return
+            if record.state not in (State.FAIL, State.PRUNED):
+                self._orders.answer(order, False, f"it is {record.state}")
+                return
+            was = "failed" if record.state is State.FAIL else "stopped"
+            reason = f"{was} after epoch {len(record.epochs)}, tried again: {order.by} asked for it"
+            self._ledger.reopen(number, order.id, reason)
+            self._without_weights.discard(number)
+            faults.passing("obeyed")
+            self._show(number)
+            self._write_table()
+        self._orders.answer(order, True, "it gets another attempt")
 
     def _note_beginning_anew(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Tell the user if a trial that had run some epochs is trained again from its first."""
@@ -895,7 +1013,8 @@ class _Conductor:
         ended   whether the attempt has ended
         """
         self._heard[number] = time.monotonic()
-        if ended or self._time_is_up:
+        others = len(self._heard) - 1
+        if ended or self._limits.reached or not self._budget_allows(others):
             del self._heard[number]
             self._without_room.discard(number)
         self._show(number)

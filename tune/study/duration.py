@@ -82,6 +82,22 @@ class Forecast:
     trying: Span = NO_TIME
     evaluating: Span = Span(0.0, 1.0)
 
+    def epochs_left(
+        self, searched: Sequence[TrialRecord], confirmed: Sequence[TrialRecord] = ()
+    ) -> Span:
+        """The epochs that a study still takes, confirmation included.
+
+        searched    the trials of the search so far
+        confirmed   the trials of the confirmation so far
+        """
+        spans = [
+            *epochs_left(searched, self.coming, self.rule, self.reduction),
+            *self.continuing,
+            *_rest(confirmed),
+            *self.confirming[len(confirmed) :],
+        ]
+        return Span(sum(one.low for one in spans), sum(one.high for one in spans))
+
     def left(
         self, searched: Sequence[TrialRecord], confirmed: Sequence[TrialRecord] = ()
     ) -> Span | None:

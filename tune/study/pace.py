@@ -29,7 +29,16 @@ from tune.ledger.records import State, TrialRecord
 from tune.ledger.selections import NOTHING_CHOSEN, Selections
 from tune.study import confirmation
 from tune.study.candidates import choose, most_candidates, to_continue
-from tune.study.duration import NO_TIME, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
+from tune.study.duration import (
+    NO_TIME,
+    SHOWN_SECONDS,
+    Forecast,
+    Span,
+    forecast_of,
+    seconds_of_an_epoch,
+    time_line,
+)
+from tune.study.limits import budget_lines, spent_on
 from tune.study.plan import StudyPlan
 
 MEASURING_SECONDS = 8.0
@@ -106,10 +115,11 @@ def forecast_plan(
     return replace(unknown, epoch=_seconds_of_an_epoch(plan, unknown))
 
 
-def dry_time_line(plan: StudyPlan) -> str | None:
-    """The sentence on the time of a search, for a dry run: the ledger is read, nothing is written.
+def dry_lines(plan: StudyPlan) -> list[str]:
+    """Sentences on the time and the budgets of a search, for a dry run: the ledger is read, and
+    nothing is written.
 
-    None if the time is short or, without a GPU, unknown.
+    Nothing is said of the time if it is short or, without a GPU, unknown.
     """
     plan = _as_packed(plan)
     searched = read_ledger(plan.storage, plan.request.study) or Reading("", {}, ())
@@ -118,11 +128,34 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     confirmed = () if confirming is None else confirming.records
     chosen = confirmation.chosen_so_far(searched, plan.storage, plan.request)
     known = forecast_plan(plan, records, measures=True, confirmed=confirmed, chosen=chosen)
-    return time_line(
+    line = time_line(
         known.left(records, confirmed),
         plan.options.time_budget,
         on_processors=not plan.resources.gpus,
         runs_already=bool(records),
+    )
+    return [*([line] if line else []), *plan_budget_lines(plan, known, records, confirmed)]
+
+
+def plan_budget_lines(
+    plan: StudyPlan,
+    forecast: Forecast,
+    searched: Sequence[TrialRecord],
+    confirmed: Sequence[TrialRecord],
+) -> list[str]:
+    """A line on each budget of a plan: what is used of it, and whether it is enough.
+
+    searched, confirmed   the trials so far
+    """
+    records = [*searched, *confirmed]
+    epochs = forecast.epochs_left(searched, confirmed)
+    seconds = seconds_of_an_epoch(records, forecast.epoch)
+    share = plan.resources.gpus / 3600
+    hours = None
+    if seconds is not None:
+        hours = Span(epochs.low * seconds.low * share, epochs.high * seconds.high * share)
+    return budget_lines(
+        plan.request.resources, spent_on(records), epochs, hours, on_gpu=plan.resources.gpus > 0
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 REASONS = 5
 """Largest number of reasons of failures that a screen shows."""
+ANSWERED = 3
+"""Largest number of orders by people that a screen shows after the driver has answered them."""
 
 
 def study_screen(standing: Standing) -> list[RenderableType]:
@@ -40,7 +43,7 @@ def study_screen(standing: Standing) -> list[RenderableType]:
     pace = [sentence for sentence in (_rate(standing), time_left(standing.left)) if sentence]
     if pace and standing.is_driven:
         parts.append(_line("; ".join(pace)))
-    return parts + [_line(line) for line in failure_lines(standing)]
+    return parts + [_line(line) for line in (*failure_lines(standing), *order_lines(standing))]
 
 
 def _line(text: str) -> Text:
@@ -110,6 +113,24 @@ def failure_lines(standing: Standing) -> list[str]:
     return lines
 
 
+def order_lines(standing: Standing) -> list[str]:
+    """A line on each order that waits for the driver, and on the last ones that it answered."""
+    answered = [order for order in standing.orders if order.answer is not None]
+    waiting = [order for order in standing.orders if order.answer is None]
+    lines = []
+    for order in [*answered[-ANSWERED:], *waiting]:
+        head = f"asked: {order.asked}, by {order.by} at {_clock(order.at)}"
+        if order.answer is not None:
+            lines.append(f"{head}: {'' if order.answer.done else 'refused, '}{order.answer.said}")
+        elif standing.is_driven:
+            lines.append(f"{head}: the driver obeys within one epoch")
+        else:
+            lines.append(
+                f"{head}: the next driver obeys, when the same command continues the study"
+            )
+    return lines
+
+
 def best_sentence(standing: Standing, sure: "Interval | None" = None) -> str | None:
     """A line on the best complete trial; None before one is complete.
 
@@ -149,6 +170,11 @@ def as_document(standing: Standing, sure: "Interval | None" = None) -> dict[str,
         standing.rate,
         standing.left,
     )
+    orders = [
+        {"asked": one.asked, "by": one.by, "at_ms": one.at}
+        | {"answer": None if one.answer is None else asdict(one.answer)}
+        for one in standing.orders
+    ]
     return {
         "study": standing.name,
         "finished": standing.finished,
@@ -192,6 +218,7 @@ def as_document(standing: Standing, sure: "Interval | None" = None) -> dict[str,
             for one in standing.searched.records
             if one.state is State.RUNNING and one.settings
         ],
+        "orders": orders,
         "failed": [
             {"trial": one.id, "reason": one.reason}
             for one in standing.searched.records

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.errors import StudyError
 from tune.ledger.holder import Holder, holder_of
+from tune.ledger.orders import Order, read_orders
 from tune.ledger.reading import Reading, confirming_name, read_ledger, studies_in
 from tune.ledger.records import State, TrialRecord
 from tune.ledger.runs import Run
@@ -47,6 +48,7 @@ class Standing:
     searched    the search
     confirmed   the confirmation; None before it begins
     holder      the process that drives it, or that died driving it; None if none does
+    orders      what people have asked of it, the oldest first
     """
 
     name: str
@@ -56,6 +58,7 @@ class Standing:
     searched: Reading
     confirmed: Reading | None
     holder: Holder | None
+    orders: Sequence[Order] = ()
 
     @property
     def run(self) -> Run | None:
@@ -185,6 +188,7 @@ def read_standing(name: str, results: Path, storage: str | None = None) -> Stand
         reading,
         read_ledger(storage, confirming_name(name)),
         holder_of(storage, name),
+        read_orders(storage, name),
     )
 
 

@@ -32,6 +32,7 @@ from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
+from tune.study.limits import Limits
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
@@ -318,10 +319,10 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
         for number in range(1, EPOCHS + 1)
     ]
     ledger.report(first.id, epochs)
-    phase, deadline = study._search_phase(plan, ledger), time.monotonic() + budget
+    phase, limits = study._search_phase(plan, ledger), Limits(time.monotonic() + budget)
     with (
         Progress(6, Console(file=io.StringIO())) as progress,
-        study._Conductor(plan, phase, progress, deadline, mps.turns("")) as conductor,
+        study._Conductor(plan, phase, progress, limits, mps.turns("")) as conductor,
     ):
         assert conductor.finished is not starts
         assert (conductor.hand_out() is not None) is starts

@@ -68,6 +68,7 @@ from tune.study.confirmation import (
 )
 from tune.study.going_on import refuse_smaller_confirmation
 from tune.study.learned import nothing_learned
+from tune.study.limits import Limits
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
@@ -1060,7 +1061,7 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     with (
         Progress(more.planned, Console(file=io.StringIO()), "confirm") as progress,
         study._Conductor(
-            plan, phase, progress, time.monotonic() + seconds, mps.turns("")
+            plan, phase, progress, Limits(time.monotonic() + seconds), mps.turns("")
         ) as conductor,
     ):
         assert conductor.finished is not starts

@@ -428,9 +428,9 @@ def test_on_a_gpu_an_epoch_takes_what_was_measured_alone_or_among_those_that_sha
     packed = pace.forecast_plan(replace(plan, resources=TrialResources(1, 0.5, 2)), (), True).epoch
     assert packed == Span(*(pytest.approx((19 + part * 5) / 16) for part in (0.2, 1.5)))
     assert asked == []
-    line = pace.dry_time_line(plan)
+    (line,) = pace.dry_lines(plan)
     assert line is not None
-    assert line == pace.dry_time_line(replace(plan, resources=TrialResources(1, 0.5, 2)))
+    assert [line] == pace.dry_lines(replace(plan, resources=TrialResources(1, 0.5, 2)))
 
 
 def test_what_cannot_be_measured_stops_no_study(
