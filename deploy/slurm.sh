@@ -39,10 +39,12 @@ cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}
 # Ray's own processes do not hear a SIGTERM to the whole job: the search needs them until it has ended.
 start=(env --block-signal=TERM "$RAY" start --block --disable-usage-stats
   --num-cpus "$cpus" --num-gpus "$gpus")
-steps=()
-srun --nodes=1 --ntasks=1 --nodelist="$head_node" --export=ALL --overlap \
-  "${start[@]}" --head --port="$PORT" --node-ip-address="${address%:*}" --include-dashboard=false &
-steps+=($!)
+# Ray's head is no step of SLURM: SLURM kills its steps at once when a job is cancelled.
+folder=$(mktemp --directory /tmp/ray-XXXXXX) # a short path, for Ray's sockets
+trap 'pkill -KILL -f "$folder/" || true; rm -rf "$folder"' EXIT
+"${start[@]}" --head --port="$PORT" --node-ip-address="${address%:*}" --temp-dir="$folder" \
+  --include-dashboard=false &
+steps=($!)
 until "$RAY" status --address "$address" >/dev/null 2>&1; do
   kill -0 "${steps[0]}" # ends this script if Ray's head did not start
   sleep 1

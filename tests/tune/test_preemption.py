@@ -100,6 +100,7 @@ def test_sigterm_at_random_moments_loses_nothing_repeats_nothing_and_leaves_noth
     confirmed = ("--set", "confirm.top=1", "--set", "confirm.seeds=2")
     study = ("--parallel", "2", "--trials", str(trials), *confirmed)
     search = Search(tmp_path / "preempted", study, ("--epoch-seconds", "1"), {"TMPDIR": str(base)})
+    (search.folder / "out").touch()
     told: Counter[str] = Counter()
     may_repeat = 0
     driver: subprocess.Popen[str] | None = None

@@ -48,9 +48,9 @@ def execute(
     a second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor killed workers,
     which Ray Tune does not survive.
     """
-    ending = Ending(grace)
     with (
         ended_by_interrupt(),
+        Ending(grace) as ending,
         ray_session(machine) as scratch,
         _files(machine, folder, store, desk) as open_files,
     ):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ray import tune as ray_tune
 
@@ -22,6 +22,8 @@ class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
 
     grace   seconds that running epochs have to end
 
+    As a context manager around all that Ray does, it ends this process at once where Ray has not
+    ended some seconds after the grace time: Ray waits for a minute for a cluster that is gone.
     Ray's own answer would clear away the reports of running epochs at once, and give their workers
     ten seconds.
     """
@@ -29,6 +31,14 @@ class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._asked_at: float | None = None
+        self._last: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            self._last.cancel()
 
     @contextlib.contextmanager
     def awaited(self) -> Iterator[None]:
@@ -45,6 +55,9 @@ class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
             interrupts.note_interrupt()
             self._asked_at = time.monotonic()
             signal.signal(signal.SIGINT, _at_once)
+            self._last = threading.Timer(self._grace + _LAST_SECONDS, _at_once)
+            self._last.daemon = True
+            self._last.start()
 
         before = signal.signal(signal.SIGINT, first)
         try:
@@ -74,6 +87,10 @@ def ended_by_interrupt() -> Iterator[None]:
 def _at_once(*_: object) -> None:
     """Handle a Ctrl-C by ending this process at once."""
     _end_at_once(interrupts.exit_status(), "Ended at once; to continue, run the same command again")
+
+
+_LAST_SECONDS = 15.0
+"""Seconds after the grace time in which Ray may end."""
 
 
 _of_ray: list[tuple[processes.Started, Path]] = []
