@@ -87,6 +87,8 @@ class Ledger:
         self._stored: dict[str, BaseDistribution] = {}
         self._drawn: list[Mapping[str, BaseDistribution]] = []
         self._records: dict[int, TrialRecord] = {}
+        self._behind: deque[tuple[int, int, float]] = deque()
+        self._curves: dict[int, NoisyCurve] = {}
         for trial in self._study.begun_trials():
             shared = {}
             for name, one in trial.distributions.items():
@@ -203,12 +205,22 @@ class Ledger:
             faults.passing("reported")
             self._records[number] = record
             if record.continued_after is None:
-                self._study.set_value(number, place, float(epoch["ap50"]))
+                self._behind.append((number, place, float(epoch["ap50"])))
             if verdict is not None:
                 faults.passing("judged")
                 self._end(number, verdict)
                 return True
         return False
+
+    def catch_up(self) -> None:
+        """Let Optuna's intermediate values follow the epochs, which are stored already.
+
+        To be called when no worker waits for an answer. The values of a trial are written before it
+        ends in any case, and after the death of this process by the next driver.
+        """
+        while self._behind:
+            self._study.set_value(*self._behind[0])
+            self._behind.popleft()
 
     def fail(self, number: int, reason: str, seconds: float = 0.0) -> None:
         """End a trial as failed: it has a reason and no score.
@@ -395,7 +407,7 @@ class Ledger:
             return None
         with STOPPING_RULES.calling(self._request.stop_early.rule):
             why = self._rule.why_stopped(
-                _curve(record),
+                self._curve(record),
                 self._rival_curves(record.id),
                 self._complete_curves(),
                 record.planned_epochs,
@@ -408,11 +420,18 @@ class Ledger:
         """Curves of the other trials that have not failed."""
         for record in self._records.values():
             if record.id != number and record.state is not State.FAIL:
-                yield _curve(record)
+                yield self._curve(record)
 
     def _complete_curves(self) -> list[Curve]:
         complete = (one for one in self._records.values() if one.state is State.COMPLETE)
-        return [_curve(one) for one in complete]
+        return [self._curve(one) for one in complete]
+
+    def _curve(self, record: TrialRecord) -> NoisyCurve:
+        """A trial's curve as stopping rules see it; made once for each epoch."""
+        known = self._curves.get(record.id)
+        if known is None or len(known) != len(record.epochs):
+            known = self._curves[record.id] = NoisyCurve(record.curve, record.pulls)
+        return known
 
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""
@@ -438,6 +457,7 @@ class Ledger:
 
     def _end(self, number: int, verdict: TrialEnd) -> None:
         """Let Optuna's state of a trial follow its verdict, which is stored already."""
+        self.catch_up()  # Optuna takes no more values of a trial that has ended
         record = self._records[number]
         value = record.ap50 if verdict.state is State.COMPLETE else None
         if verdict.state is State.PRUNED and record.curve:
@@ -466,11 +486,6 @@ def open_ledger(
     Raises the errors of `Claim` and of `Ledger`.
     """
     return Ledger(Claim(storage, request.study), request, wanted)
-
-
-def _curve(record: TrialRecord) -> NoisyCurve:
-    """A trial's curve as stopping rules see it."""
-    return NoisyCurve(record.curve, record.pulls)
 
 
 def _domains(space: SearchSpace) -> dict[str, Domain]:

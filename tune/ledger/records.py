@@ -27,7 +27,7 @@ PRUNED or FAIL, and its later notes and epochs are stored with the study. A reco
 one trial, as if it had not been stopped.
 
 A verdict is stored together with the epoch that caused it, so it is never lost and never judged
-again. Optuna's own state of the trial follows in a second write.
+again. Optuna's own state and intermediate values of the trial follow in further writes.
 """
 
 import functools

@@ -194,16 +194,16 @@ class StoredStudy:
             user_attrs=dict(attributes),
         )
 
-        def create() -> None:
+        def create() -> int:
             try:  # the answer to a first try may have been lost
                 known = self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
             except KeyError:
-                self._storage.create_new_trial(self._number, trial)
-            else:
-                if self._storage.get_trial(known).user_attrs != trial.user_attrs:
-                    raise _written_by_another()
+                return self._storage.create_new_trial(self._number, trial)
+            if self._storage.get_trial(known).user_attrs != trial.user_attrs:
+                raise _written_by_another()
+            return known
 
-        self._call(create)
+        self._ids[number] = self._call(create)
 
     def set_trial_attribute(self, number: int, name: str, value: Any) -> None:
         """Store a user attribute of a running trial; the value consists of JSON types."""

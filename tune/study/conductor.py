@@ -651,6 +651,7 @@ class _Conductor:
         )
         self.trouble = self._tracking.trouble or Trouble("it took too long")
         with self._halting():
+            self._ledger.catch_up()
             self._note_runs()
 
     @property
@@ -706,7 +707,9 @@ class _Conductor:
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
-            self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
+            # Ray calls this often enough for a heartbeat, and while no worker waits.
+            self._ledger.claim.beat()
+            self._ledger.catch_up()
             self._obey()
         self._say_that_it_ends()
         if self.error is not None or not self._has_room:

@@ -405,7 +405,29 @@ def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
     ledger.report(record.id, history)
     ledger.report(record.id, history)
     assert ledger.records[0].curve == [0.3, 0.4]
+    ledger.catch_up()
     assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
+
+
+def test_optunas_own_values_follow_the_epochs_by_this_driver_or_by_the_next(url: str) -> None:
+    asked = request(SPACE, stop_early={"rule": "none"})
+    ledger = open_ledger(url, asked)
+    records = [ledger.next() for _ in range(3)]
+    kept, left, ended = [record.id for record in records if record is not None]
+    ledger.report(kept, [epoch(1, 0.5)])
+    ledger.report(ended, [epoch(1, 0.4)])
+    ledger.fail(ended, "diverged")
+    ledger.report(left, [epoch(1, 0.6)])
+
+    def values() -> list[dict[int, float]]:
+        return [trial.intermediate_values for trial in read_with_plain_optuna(url)]
+
+    # A trial that ends has all values, and so have those that reported before it.
+    assert [values()[one] for one in (kept, left, ended)] == [{1: 0.5}, {}, {1: 0.4}]
+    ledger.report(kept, [epoch(1, 0.5), epoch(2, 0.7)])
+    del ledger  # the driver dies here
+    open_ledger(url, asked)
+    assert [values()[one] for one in (kept, left, ended)] == [{1: 0.5, 2: 0.7}, {1: 0.6}, {1: 0.4}]
 
 
 @contextlib.contextmanager
@@ -443,6 +465,7 @@ def test_an_epoch_that_the_database_refuses_is_not_in_the_ledger_and_comes_again
     again = open_ledger(url, request(SPACE))
     assert again.records[asked.id].epochs == ()
     assert not again.report(asked.id, [epoch(1, 0.1)])
+    again.catch_up()
     (trial,) = read_with_plain_optuna(url)
     assert trial.intermediate_values == {1: 0.1}
 
