@@ -79,8 +79,30 @@ def trials_csv(
     origins    for the trials of a confirmation: what the search had found of each candidate, by
                the candidate's name
     """
-    rows = (_csv_row(record, searched, origins) for record in records)
-    return _csv(_columns(searched, origins), rows)
+    return TrialsCsv(searched, origins).text(records)
+
+
+class TrialsCsv:
+    """`trials.csv` of a study that runs. The row of a trial is made once for each change of it.
+
+    searched, origins   as in `trials_csv`
+    """
+
+    def __init__(self, searched: Sequence[str], origins: Mapping[str, Origin] | None) -> None:
+        self._searched, self._origins = searched, origins
+        self._rows: dict[int, tuple[TrialRecord, str]] = {}
+
+    def text(self, records: Iterable[TrialRecord]) -> str:
+        """The text of the file for the trials as they are now."""
+        head = _csv(_columns(self._searched, self._origins), ())
+        return head + "".join(map(self._row, records))
+
+    def _row(self, record: TrialRecord) -> str:
+        known, row = self._rows.get(record.id, (None, ""))
+        if known is not record:
+            row = _csv(_csv_row(record, self._searched, self._origins), ())
+            self._rows[record.id] = record, row
+        return row
 
 
 def trials_frame(
@@ -345,10 +367,10 @@ def _in_latex(plain: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(plain.split()))
 
 
-def _csv(names: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+def _csv(first: Sequence[Value], rows: Iterable[Sequence[Value]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([_inert(name) for name in names])
+    writer.writerow([_inert(value) for value in first])
     writer.writerows([_inert(value) for value in row] for row in rows)
     return stream.getvalue()
 

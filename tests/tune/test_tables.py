@@ -6,6 +6,8 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from core.values import NO_VALUE
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval
-from tune.tables import COLUMNS, Cell, Column, Kind, Table, cell_text, trials_csv
+from tune.tables import COLUMNS, Cell, Column, Kind, Table, TrialsCsv, cell_text, trials_csv
 
 MINUS = "\N{MINUS SIGN}"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -179,6 +181,24 @@ def test_the_table_of_trials_has_a_row_for_every_trial_and_its_full_scores() -> 
         "",
         "diverged: loss is nan",
     )
+
+
+def test_the_table_of_a_running_study_follows_every_change_of_a_trial() -> None:
+    planned = {"optim.epochs": 2}
+    table = TrialsCsv(["optim.epochs"], None)
+    records = [TrialRecord(number, settings=planned) for number in range(2)]
+    epochs = tuple({"epoch": one, "ap50": 0.1 * one, "seconds": 1.5} for one in (1, 2))
+    changes: list[tuple[int, dict[str, Any]]] = [
+        (0, {"epochs": epochs[:1]}),
+        (1, {"state": State.FAIL, "reason": "diverged: loss is nan"}),
+        (0, {"epochs": epochs, "state": State.COMPLETE}),
+        (0, {"attempts": 2}),
+    ]
+    for number, change in changes:
+        assert table.text(records) == trials_csv(records, ["optim.epochs"])
+        records[number] = replace(records[number], **change)
+    records.append(TrialRecord(2, settings=planned))
+    assert table.text(records) == trials_csv(records, ["optim.epochs"])
 
 
 FORMULAS = st.builds(

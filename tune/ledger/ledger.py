@@ -88,7 +88,7 @@ class Ledger:
         self._drawn: list[Mapping[str, BaseDistribution]] = []
         self._records: dict[int, TrialRecord] = {}
         self._behind: deque[tuple[int, int, float]] = deque()
-        self._curves: dict[int, NoisyCurve] = {}
+        self._curves: dict[int, tuple[Sequence[Mapping[str, Any]], NoisyCurve]] = {}
         for trial in self._study.begun_trials():
             shared = {}
             for name, one in trial.distributions.items():
@@ -428,10 +428,11 @@ class Ledger:
 
     def _curve(self, record: TrialRecord) -> NoisyCurve:
         """A trial's curve as stopping rules see it; made once for each epoch."""
-        known = self._curves.get(record.id)
-        if known is None or len(known) != len(record.epochs):
-            known = self._curves[record.id] = NoisyCurve(record.curve, record.pulls)
-        return known
+        epochs, curve = self._curves.get(record.id, (None, NoisyCurve(())))
+        if epochs is not record.epochs:
+            curve = NoisyCurve(record.curve, record.pulls)
+            self._curves[record.id] = record.epochs, curve
+        return curve
 
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""

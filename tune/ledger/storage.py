@@ -221,8 +221,11 @@ class StoredStudy:
         values = None if value is None else [value]
 
         def change() -> None:
-            if self._storage.get_trial(trial).state is not state:
+            try:
                 self._storage.set_trial_state_values(trial, state, values)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if self._storage.get_trial(trial).state is not state:
+                    raise
 
         self._call(change)
 

@@ -76,7 +76,7 @@ from tune.study.pretrained import weights_key
 from tune.study.progress import Progress
 from tune.study.scores import interval_so_far
 from tune.study.trials import CoreTrials, TrialInputs, TrialMaker
-from tune.tables import Origin, trials_csv
+from tune.tables import Origin, TrialsCsv
 from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
 
@@ -615,6 +615,7 @@ class _Conductor:
         self._orders = OrderBook(self._ledger.claim.database, plan.request.study)
         self._looked: float | None = None
         self._to_stop: dict[int, Order] = {}
+        self._table = TrialsCsv(plan.request.searched, phase.origins)
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
         study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
@@ -1042,9 +1043,7 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        searched = self._plan.request.searched
-        table = trials_csv(self._ledger.records, searched, self._phase.origins)
-        write_atomically(self._phase.table, encoded(table))
+        write_atomically(self._phase.table, encoded(self._table.text(self._ledger.records)))
 
 
 def write_study_json(plan: StudyPlan) -> None:
