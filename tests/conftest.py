@@ -14,6 +14,7 @@ settings.load_profile("untimed")
 
 HERE = Path(__file__).parent
 LONGEST = (
+    "tune/test_clusters.py",
     "tune/test_kills.py",
     "tune/test_signals.py",
     "tune/test_failing_trials.py",

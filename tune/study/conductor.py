@@ -515,7 +515,8 @@ def _run_phase(
         return forecast.left(searched, () if phase.name == "search" else records)
 
     if plan.store is not None:
-        plan.store.claim(phase.searched.identity)
+        # What fails now would fail a minute later.
+        replace(plan.store, pauses=()).claim(phase.searched.identity)
     with (
         Progress(
             phase.ledger.planned,
