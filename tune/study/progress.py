@@ -21,6 +21,7 @@ from core.console import say
 from core.text import listed, many, shown
 from core.values import as_ap50, as_duration, as_loss, as_seconds, as_settings, as_tenths
 from tune.ledger.records import State, TrialRecord, best_of
+from tune.processes import deaf_to_sigterm
 
 if TYPE_CHECKING:
     from tune.statistics.certainty import Interval  # a status is shown before this is imported
@@ -79,7 +80,8 @@ class Progress:
     def __enter__(self) -> Self:
         self._left_until = time.monotonic()  # rich asked already, before there were trials
         if self._console.is_terminal:
-            self._live.start()
+            with deaf_to_sigterm():  # as the tracker's thread is
+                self._live.start()
         return self
 
     def __exit__(

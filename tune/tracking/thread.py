@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tune.ledger.records import TrialRecord
+from tune.processes import deaf_to_sigterm
 from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble, trouble_told_by
 
 PASSING_TROUBLE_SECONDS, LASTING_TROUBLE_SECONDS = 5.0, 30.0
@@ -51,7 +52,10 @@ class TrackingThread:
         self.trouble: Trouble | None = None
         """The last reason why a record was refused; None if the last attempt wrote all records."""
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
-        self._thread.start()
+        # While Ray connects, a SIGTERM that this thread took would end the process with a trace of
+        # Ray's; so the main thread alone takes it, when it is ready to.
+        with deaf_to_sigterm():
+            self._thread.start()
 
     def show(self, record: TrialRecord) -> None:
         """Show a trial as it is now; returns at once."""
