@@ -256,7 +256,8 @@ def data_of(where: Path, out: Path, short: bool) -> Path:
     return target
 
 
-def _found_data() -> Path:
+def found_data() -> Path:
+    """The folder of CoNSeP, where it lies in one of PLACES. Raises BadRequest."""
     found = [path for path in PLACES if path.is_dir()]
     if not found:
         raise BadRequest(
@@ -274,14 +275,21 @@ def quarters(data: Dataset) -> Dataset:
     tiles: dict[str, Sample] = {}
     for crop in data.samples:
         tiles.setdefault(crop.name.rsplit("_", 2)[0], crop)
-    return replace(data, samples=tuple(one for crop in tiles.values() for one in _quarters(crop)))
+    of_two = (quarter for crop in tiles.values() for quarter in (*_quarters(crop),)[::3])
+    return replace(data, samples=tuple(of_two))
+
+
+def all_quarters(data: Dataset) -> Dataset:
+    """The four quarters of every crop, named after their place in the tile."""
+    return replace(data, samples=tuple(one for crop in data.samples for one in _quarters(crop)))
 
 
 def _quarters(crop: Sample) -> Iterator[Sample]:
+    """The four quarters of a crop, row by row."""
     tile, top, left = crop.name.rsplit("_", 2)
     height, width = (side // 2 for side in crop.size)
     whole = np.bincount(crop.label_maps.ravel(), minlength=len(crop.labels_N) + 1)
-    for y0, x0 in ((0, 0), (height, width)):
+    for y0, x0 in ((0, 0), (0, width), (height, 0), (height, width)):
         rows, columns = slice(y0, y0 + height), slice(x0, x0 + width)
         maps = crop.label_maps[:, rows, columns]
         here = np.bincount(maps.ravel(), minlength=len(whole))
@@ -310,7 +318,7 @@ def compare(parsed: argparse.Namespace) -> str:
     names = list(parsed.presets or EIGHT)
     out: Path = parsed.out
     out.mkdir(parents=True, exist_ok=True)
-    data = data_of(parsed.data or _found_data(), out, parsed.short)
+    data = data_of(parsed.data or found_data(), out, parsed.short)
     space = out / f"{parsed.study}.yaml"
     write_atomically(space, yaml.safe_dump(space_of(names, data, parsed), sort_keys=False).encode())
     begin = time.monotonic()

@@ -8,7 +8,6 @@ import hashlib
 import io
 import re
 import shutil
-import textwrap
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from benchmarks.pages import as_jpeg, wrapped, write_part
 from benchmarks.proof import short
 from benchmarks.proof.plan import ROWS_STUDY, SEARCH_STUDY
 from benchmarks.proof.published import CAN_AND_CANNOT_SAY, PUBLISHED, TABLES
@@ -107,7 +107,7 @@ def keep_prediction(results: Path) -> None:
     """
     found = sorted((results / SEARCH_STUDY / "best" / "overlays" / "validation").glob("*.png"))
     if found and not (results / PICTURE).exists():
-        write_atomically(results / PICTURE, _jpeg(found[0]))
+        write_atomically(results / PICTURE, as_jpeg(Image.open(found[0]), MOST_PICTURE_BYTES))
 
 
 def write_example(proof: "Proof", folder: Path) -> None:
@@ -148,15 +148,10 @@ def publish(results: Path, root: Path = ROOT) -> None:
 
     Raises StudyError if README has no such part.
     """
-    readme = root / "README.md"
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise StudyError(f"{readme} must hold the lines {BEGIN} and {END}; put them back")
+    summary = (results / "example" / "first_screen.md").read_text()
+    write_part(root / "README.md", BEGIN, END, summary)
     with replaced(root / "docs" / "example") as written:
         shutil.copytree(results / "example", written, dirs_exist_ok=True)
-    summary = (results / "example" / "first_screen.md").read_text()
-    write_atomically(readme, f"{before}{BEGIN}\n{summary}{END}{after}".encode())
 
 
 def _gather(proof: "Proof") -> Facts:
@@ -380,25 +375,17 @@ def first_screen(facts: Facts) -> str:
         if name != PICTURE or (not is_short and (facts.proof.results / PICTURE).exists())
     ]
     parts = [
-        _wrapped(head),
+        wrapped(head),
         "    " + REAL_COMMAND.replace(" --weights", " \\\n        --weights"),
-        "\n".join(_wrapped(line) for line in [*rows, *sums]),
-        _wrapped(f"Not finished. {_left(facts)} The same command continues.") if facts.left else "",
+        "\n".join(wrapped(line) for line in [*rows, *sums]),
+        wrapped(f"Not finished. {_left(facts)} The same command continues.") if facts.left else "",
         "\n".join(images),
-        _wrapped(
+        wrapped(
             "[docs/example](docs/example/README.md) has the reports, the reference report's"
             " numbers beside ours, and what CoNSeP can and cannot say."
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _wrapped(text: str) -> str:
-    """A paragraph, or a line of a list, in lines of at most 120 columns."""
-    indent = "  " if text.startswith("- ") else ""
-    return textwrap.fill(
-        text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
 
 
 def slim_page(page: str) -> str:
@@ -415,14 +402,3 @@ def slim_page(page: str) -> str:
         return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
     return re.sub(r"data:image/png;base64,([A-Za-z0-9+/=]+)", smaller, page)
-
-
-def _jpeg(picture: Path) -> bytes:
-    """A picture as a JPEG of at most MOST_PICTURE_BYTES, as good as they allow."""
-    image = Image.open(picture).convert("RGB")
-    for quality in (90, 80, 70, 60, 45, 30):
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=quality, optimize=True)
-        if stream.tell() <= MOST_PICTURE_BYTES:
-            break
-    return stream.getvalue()
