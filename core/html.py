@@ -4,15 +4,20 @@ A page is whole without scripts and without a network. Its own policy forbids bo
 of the page itself, which the block `scripts` names by its SHA-256. It follows the reader's choice
 of light or dark, and can be read on a phone and on paper. The frame, `frame.html.jinja`, is what
 the template of a page extends: it fills the blocks `title` and `body`, and `head` and `style` where
-it has more of these.
+it has more of these. `caption.html.jinja` shows a caption; what takes more than two lines folds.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from core.svg import COLOURS
+
+LEAD = 210
+"""Largest number of characters of the sentences that begin a caption and are always shown: two
+lines of a wide page. The first sentence is shown whatever its length; the others fold."""
 
 
 def filled(template: Path, **values: Any) -> str:
@@ -31,4 +36,17 @@ def filled(template: Path, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template.name).render(colours=COLOURS, **values)
+    return environment.get_template(template.name).render(
+        colours=COLOURS, lead_and_rest=lead_and_rest, **values
+    )
+
+
+def lead_and_rest(caption: str, taken: int = 0) -> tuple[str, str]:
+    """The sentences of a caption that are always shown, and those that fold.
+
+    taken   number of characters of the caption's lines that a title takes
+    """
+    first, *others = re.split(r"(?<=[.?!]) (?=[A-Z])", caption)
+    while others and taken + len(first) + 1 + len(others[0]) <= LEAD:
+        first = f"{first} {others.pop(0)}"
+    return first, " ".join(others)

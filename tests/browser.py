@@ -44,6 +44,11 @@ START = (
 )
 SECONDS = 90
 
+# The pictures of a page, also those that would be loaded when one scrolls to them.
+DECODED = (
+    "Promise.all([...document.images].map(one => { one.loading = 'eager'; return one.decode(); }))"
+)
+
 
 class Browser:
     """Chromium with a profile of its own, as long as it is entered."""
@@ -73,6 +78,7 @@ class Browser:
             os.close(end)
         self._heard = b""
         self._sent = 0
+        self._open: str | None = None
         self.events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -105,6 +111,15 @@ class Browser:
         result: dict[str, Any] = heard["result"]
         return result
 
+    def new_tab(self) -> str:
+        """Open an empty tab in place of the one that is open; returns its session."""
+        if self._open is not None:
+            self.call("Target.closeTarget", targetId=self._open)
+            self.events.clear()
+        self._open = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=self._open, flatten=True)
+        return str(attached["sessionId"])
+
     def wait_for(self, session: str, method: str) -> None:
         while not any(
             one.get("method") == method and one.get("sessionId") == session for one in self.events
@@ -125,34 +140,47 @@ class Browser:
 
 
 class Tab:
-    """A page that is open in a browser."""
+    """A page that is open in a browser. Opening it closes the one that was open before.
+
+    width    of the window in CSS pixels; under 600 it is that of a phone
+    scheme   light or dark, which the page is told to be preferred
+    media    screen or print
+    height   of the window in CSS pixels
+    """
 
     def __init__(
-        self, browser: Browser, page: Path | str, width: int, scheme: str, media: str = "screen"
+        self,
+        browser: Browser,
+        page: Path | str,
+        width: int,
+        scheme: str,
+        media: str = "screen",
+        height: int = 900,
     ) -> None:
         self._browser = browser
-        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        self._session = browser.new_tab()
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         phone = width < 600
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
-            height=900,
+            height=height,
             deviceScaleFactor=1 + phone,
             mobile=phone,
         )
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.call("Emulation.setEmulatedMedia", media=media, features=features)
+        self.prefer(scheme, media)
         address = page if isinstance(page, str) else page.as_uri()
         self.call("Page.navigate", url=address)
         browser.wait_for(self._session, "Page.loadEventFired")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **params)
+
+    def prefer(self, scheme: str, media: str = "screen") -> None:
+        """Tell the page that light or dark is preferred now."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def run(self, script: str) -> Any:
         """The value of an expression, as JSON has it."""
@@ -168,19 +196,36 @@ class Tab:
             time.sleep(0.25)
         return value
 
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Write a PNG of the whole page, or of the part that a window of 900 pixels shows."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": {**self._size(), "x": 0, "y": 0, "scale": 1}} if whole else {}
-        ))  # fmt: skip
+    def screenshot(self, path: Path, of: str | None = None) -> None:
+        """Write a PNG of what the window shows, or of the first element that a selector finds."""
+        clip = {}
+        if of is not None:
+            x, y, width, height = self.run(
+                f"(at => [at.x, at.y, at.width, at.height])(document.querySelector({of!r})"
+                ".getBoundingClientRect())"
+            )
+            clip = {"clip": {"x": x, "y": y, "width": width, "height": height, "scale": 1}}
+        shot = self.call("Page.captureScreenshot", format="png", **clip)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def _size(self) -> dict[str, float]:
-        width, height = self.run(
+    def screenshots(self, path: Path, height: int) -> None:
+        """Write PNGs of the whole page, one below the other, as `NAME-1.png` and so on.
+
+        height   of a picture, in CSS pixels
+        """
+        self.call("Runtime.evaluate", expression=DECODED, awaitPromise=True)
+        width, length = self.run(
             "[document.scrollingElement.clientWidth, document.scrollingElement.scrollHeight]"
         )
-        return {"width": width, "height": height}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number, top in enumerate(range(0, length, height), start=1):
+            clip = {"x": 0, "y": top, "width": width, "height": min(height, length - top)}
+            shot = self.call(
+                "Page.captureScreenshot", format="png", captureBeyondViewport=True,
+                clip={**clip, "scale": 1},
+            )  # fmt: skip
+            path.with_stem(f"{path.stem}-{number}").write_bytes(base64.b64decode(shot["data"]))
 
     @property
     def complaints(self) -> list[dict[str, Any]]:

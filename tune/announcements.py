@@ -144,6 +144,7 @@ def _file_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> l
     lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not isinstance(report, str) and report.link is not None:
         lines.append(f"Then open: {report.link}")
+        lines += [f"Their curves and settings: {report.charts}"] if report.charts else []
     storage = shlex.quote(without_password(study.storage))
     lines.append(f"In Optuna's pages: {_dashboard()} {storage}")
     if not study.finished:

@@ -77,7 +77,13 @@ def diagnose(where: str, config: TrialConfig, given: Sequence[str] = ()) -> Diag
 
     given   the settings of `--set` as they were written, for the next command
     """
-    inspection = inspect_data(where, config.data)
+    return examined(inspect_data(where, config.data), where, config, given)
+
+
+def examined(
+    inspection: Inspection, where: str, config: TrialConfig, given: Sequence[str] = ()
+) -> Diagnosis:
+    """Examine a data set that was read already, as `diagnose` does."""
     problems = list(inspection.problems)
     dataset = inspection.dataset
     data: Measurement | None = None
@@ -209,8 +215,8 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
     empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
     if 0 < len(empty) < len(names) / 2:  # `advice` tells of more than that
         yield (
-            f"{many(len(empty), 'image')} without instances, taken as true negatives:"
-            f" {examples_of(empty)}"
+            f"{many(len(empty), 'image')} without instances, taken as images in which there is"
+            f" none: {examples_of(empty)}"
         )
 
 

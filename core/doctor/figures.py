@@ -37,12 +37,14 @@ def sizes(data: Measurement, config: TrialConfig) -> DrawnFigure | None:
     edges = np.geomspace(low, high, BARS + 1)
     counts, _ = np.histogram(sides_K, edges)
     caption = (
-        f"The side of each instance (the square root of its box's area) in pixels of the image that"
-        f" the network sees, with the settings given: {as_number(sides_K.min(), 2)} to"
-        f" {as_number(sides_K.max(), 3)}, median {as_number(seen_cell(data, config), 3)}. Dashed"
-        f" lines are the sides of the anchors, {listed([as_number(side, 3) for side in anchors])}"
-        f" pixels. Some anchor fits {as_percent(fitted_share(data, config))} of the instances (IoU"
-        " 0.5 or more). The axis of sides is logarithmic."
+        f"Bars: the sides of instances, {as_number(sides_K.min(), 2)} to"
+        f" {as_number(sides_K.max(), 3)} pixels, median {as_number(seen_cell(data, config), 3)}."
+        " Dashed lines: the anchors, the boxes from which the network starts; one fits"
+        f" {as_percent(fitted_share(data, config))} of the instances. One fits where the overlap is"
+        " at least half of the union (IoU 0.5). A side is the square root of the area of an"
+        " instance's box, in pixels of the image that the network sees with the settings given; the"
+        f" anchors have {listed([as_number(side, 3) for side in anchors])} pixels. The axis of"
+        " sides is logarithmic."
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:
@@ -51,6 +53,11 @@ def sizes(data: Measurement, config: TrialConfig) -> DrawnFigure | None:
         axes.set_xscale("log")
         for side in anchors:
             axes.axvline(side, color=colour("vermillion"), linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "anchors",
+            (anchors[-1], 1.0), xycoords=("data", "axes fraction"), xytext=(-4, -3),
+            textcoords="offset points", ha="right", va="top", color=colour("ink"),
+        )  # fmt: skip
         axes.set_xlabel("side as the network sees it (pixels)")
         axes.set_ylabel("instances")
         ticks = [side for side in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= side <= high]

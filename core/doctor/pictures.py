@@ -24,6 +24,8 @@ LONGEST_SIDE = 320
 LEAST_SEEN, WELL_SEEN = 8.0, 14.0
 """Screen pixels. Where the median cell would be shorter than the first, a part of the image is
 shown, in which it has the second."""
+THICK_FROM = 24.0
+"""Screen pixels of the median cell's side from which an outline is two pixels wide."""
 AROUND = 1.5
 """Margin around a marked instance, in sides of the median cell."""
 FRAME_GAP = 4
@@ -70,7 +72,8 @@ def picture_of(
     part = window or _seen_part(sample, cell)
     x0, y0, x1, y1 = part
     size = _on_screen(y1 - y0, x1 - x0)
-    pixels = draw_outlines(sample, size, classes, part)
+    thick = cell * size[1] / (x1 - x0) >= THICK_FROM
+    pixels = draw_outlines(sample, size, classes, part, thick)
     if framed:
         pixels = _with_frames(pixels, part, framed)
     data = b""

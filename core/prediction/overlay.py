@@ -161,13 +161,18 @@ def png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def draw_outlines(
-    truth: Sample, size: Size, classes: int, window: tuple[int, int, int, int] | None = None
+    truth: Sample,
+    size: Size,
+    classes: int,
+    window: tuple[int, int, int, int] | None = None,
+    thick: bool = False,
 ) -> NDArray[np.uint8]:
     """A part of an image with the outlines of its annotations, uint8 [h, w, 3], without a legend.
 
     size      height and width of the picture in screen pixels
     classes   number of classes
     window    the part, half-open x0 y0 x1 y1 in pixels of the image; None for all of it
+    thick     whether an outline is two screen pixels wide, which takes them from its instance
 
     An outline has the colour of its class and is one screen pixel wide; crowd regions are grey. An
     instance that lies between the sampled pixels of a shrunk image is not seen. The time is that of
@@ -183,18 +188,24 @@ def draw_outlines(
     rows, columns = _sampled(y1 - y0, size[0]) + y0, _sampled(x1 - x0, size[1]) + x0
     for label_map in truth.label_maps:
         shown_HW = np.pad(label_map[rows][:, columns], 1)
+        outline_HW = _beside(shown_HW)
+        if thick:
+            outline_HW |= _beside(np.where(np.pad(outline_HW, 1), 0, shown_HW))
         inner_HW = shown_HW[1:-1, 1:-1]
-        differs = np.zeros(inner_HW.shape, np.bool_)
-        for beside_HW in (
-            shown_HW[:-2, 1:-1],
-            shown_HW[2:, 1:-1],
-            shown_HW[1:-1, :-2],
-            shown_HW[1:-1, 2:],
-        ):
-            differs |= beside_HW != inner_HW
-        is_outline = differs & (inner_HW > 0)
-        pixels[is_outline] = colours[label_of[inner_HW[is_outline]]]
+        outline_HW &= inner_HW > 0
+        pixels[outline_HW] = colours[label_of[inner_HW[outline_HW]]]
     return pixels
+
+
+def _beside(map_HW: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether a pixel's number is not that of all four neighbours, without the map's edge: bool
+    [H - 2, W - 2].
+    """
+    inner_HW = map_HW[1:-1, 1:-1]
+    differs_HW = np.zeros(inner_HW.shape, np.bool_)
+    for beside_HW in (map_HW[:-2, 1:-1], map_HW[2:, 1:-1], map_HW[1:-1, :-2], map_HW[1:-1, 2:]):
+        differs_HW |= beside_HW != inner_HW
+    return differs_HW
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

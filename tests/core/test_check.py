@@ -140,7 +140,7 @@ def test_unusual_things_are_noted_and_accepted(
     )
     notes = out[out.index("Worth a look;") :]
     assert status == 0
-    assert "1 image without instances, taken as true negatives: negative" in notes
+    assert "1 image without instances, taken as images in which there is none: negative" in notes
     assert "1 image holds more than 100 instances of a class" in notes
     assert (
         "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes

@@ -1,7 +1,5 @@
 """The doctor's page in a real browser: whole, readable on a desk and on a phone, light and dark."""
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,27 +13,11 @@ from core.data.synthetic import make_cells
 from core.doctor.diagnosis import diagnose
 from core.doctor.page import write_page
 from core.sample import Sample
-from tests.end_to_end.test_report_page import (
-    CONTRAST,
-    FIGURES,
-    OVERFLOW,
-    Browser,
-    Tab,
-    needs_chromium,
-)
+from tests.browser import DECODED, Browser, Tab, needs_chromium
+from tests.end_to_end.looks import CONTRAST, FIGURES, OVERFLOW
 
 pytestmark = needs_chromium
 HOSTILE = "<img src=x onerror=alert(1)>&" + "long" * 20
-VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
-        Browser(Path(profile)) as opened,
-    ):
-        yield opened
 
 
 def slipped(sample: Sample) -> Sample:
@@ -64,22 +46,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(diagnose(str(folder / "cells"), TrialConfig()), folder / "check")
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
-def test_the_page_is_whole_and_readable(
-    browser: Browser, page: Path, width: int, scheme: str
-) -> None:
-    tab = Tab(browser, page, width, scheme)
-    inner, outer, over = tab.run(OVERFLOW)
-    assert over == []
-    assert inner <= outer
-    figures = [one for one in tab.run(FIGURES) if one["name"]]
-    assert [one["name"] for one in figures] == ["figure-sizes", "figure-crowds"]
-    for figure in figures:
-        assert figure["shown"] == 1
-        assert figure["drawn"] > 5
-        assert (figure["cut"], figure["overlapping"]) == ([], []), figure["name"]
-        assert min(figure["sizes"]) >= 10, "text that is too small to be read"
-    assert tab.run(CONTRAST) >= 4.5
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_whole_and_readable(browser: Browser, page: Path, width: int) -> None:
+    tab = Tab(browser, page, width, "light")
+    for scheme in ("light", "dark"):
+        tab.prefer(scheme)
+        inner, outer, over = tab.run(OVERFLOW)
+        assert over == []
+        assert inner <= outer
+        figures = [one for one in tab.run(FIGURES) if one["name"]]
+        assert [one["name"] for one in figures] == ["figure-sizes", "figure-crowds"]
+        for figure in figures:
+            assert figure["shown"] == 1
+            assert figure["drawn"] > 5
+            assert (figure["cut"], figure["overlapping"]) == ([], []), figure["name"]
+            assert min(figure["sizes"]) >= 10, "text that is too small to be read"
+        assert tab.run(CONTRAST) >= 4.5, scheme
     pictures = tab.run(
         "[...document.images].map(one => [one.getBoundingClientRect().width, one.alt])"
     )
@@ -94,10 +76,7 @@ def test_every_picture_decodes_and_no_name_has_become_an_element(
     browser: Browser, page: Path
 ) -> None:
     tab = Tab(browser, page, 1280, "light")
-    tab.call(
-        "Runtime.evaluate", awaitPromise=True,
-        expression="Promise.all([...document.images].map(one => { one.loading = 'eager'; return one.decode(); }))",
-    )  # fmt: skip
+    tab.call("Runtime.evaluate", expression=DECODED, awaitPromise=True)
     assert tab.run("[...document.images].every(one => one.naturalWidth > 100)")
     assert tab.run("[...document.images].every(one => one.src.startsWith('data:image/webp'))")
     assert tab.run("document.querySelectorAll('[onerror], script').length") == 0

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ import yaml
 from PIL import Image
 
 from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
-from tests.browser import Browser, Tab, needs_chromium, opened
+from tests.browser import Browser, Tab, needs_chromium
+from tests.end_to_end.looks import CONTRAST, FIGURES, OVERFLOW
 from tune.report import page as report
 from tune.report.content import content_of
 from tune.report.figures.figure import Pictures, PngPicture, figures_of
@@ -25,13 +25,6 @@ ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"
 WEIGHTS = ROOT.parent / "shared/weights/resnet50_imagenet_stride1x1_fp16.pth"
 DESK, PHONE = 1280, 360
-VIEWS = [(width, scheme) for width in (DESK, PHONE) for scheme in ("light", "dark")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with opened() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +50,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fates = {3: "epoch 2, batch 4: loss is nan"}
     search = {
         **SAMPLED,
+        "fixed": {"model.weights": "none", "optim.epochs": 4},
         "search": {"sampler": "random", "trials": 16},
+        "stop_early": {"rule": "successive_halving", "min_epochs": 2, "reduction": 3},
         "confirm": {"top": 2, "seeds": 2},
     }
     folders = {
@@ -86,102 +81,48 @@ def pictured() -> Pictures:
 
 
 each_page = pytest.mark.parametrize("name", ["variants", "search"])
-each_view = pytest.mark.parametrize(("width", "scheme"), VIEWS)
-
-FIGURES = """[...document.querySelectorAll('figure')].map(figure => {
-  const box = element => {
-    const at = element.getBoundingClientRect();
-    return [at.left, at.right, at.width, at.height];
-  };
-  const shown = [...figure.querySelectorAll('svg, img')].filter(element => element.getBoundingClientRect().width > 0);
-  return {
-    name: figure.id,
-    shown: shown.length,
-    pictures: shown.filter(element => element.tagName === 'IMG').length,
-    loaded: shown.every(element => element.tagName !== 'IMG' || element.naturalWidth > 0),
-    box: shown.length ? box(shown[0]) : null,
-    drawn: shown.flatMap(element => [...element.querySelectorAll('path, text')]
-      .filter(part => part.getBoundingClientRect().width + part.getBoundingClientRect().height > 0)).length,
-    cut: shown.filter(element => element.tagName !== 'IMG').flatMap(element => [...element.querySelectorAll('text')]
-      .filter(text => { const [a, b] = [box(text), box(element)]; return a[0] < b[0] - 2 || a[1] > b[1] + 2; })
-      .map(text => text.textContent)),
-    overlapping: shown.flatMap(element => {
-      const texts = [...element.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
-      return texts.flatMap(([one, a], place) => texts.slice(place + 1).filter(([other, b]) =>
-        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
-        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3).map(([other]) => one + ' | ' + other));
-    }),
-    sizes: shown.flatMap(element => [...element.querySelectorAll('text')]
-      .map(text => text.getBoundingClientRect().height)),
-  };
-})"""
-
-# Contrast of the Web Content Accessibility Guidelines 2 between text and page, smallest over some
-# elements.
-CONTRAST = """(() => {
-  const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const luminance = colour => {
-    const [r, g, b] = colour.match(/[0-9.]+/g).map(Number).map(value => linear(value / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = luminance(getComputedStyle(document.body).backgroundColor);
-  const against = colour => {
-    const text = luminance(colour);
-    return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
-  };
-  const words = [...document.querySelectorAll('p, li, figcaption, figcaption strong, caption span, th, td, dt, dd, a')];
-  const labels = [...document.querySelectorAll('svg text')];
-  return Math.min(
-    ...words.map(element => against(getComputedStyle(element).color)),
-    ...labels.map(element => against(getComputedStyle(element).fill)),
-  );
-})()"""
-
-OVERFLOW = """[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth,
-  [...document.querySelectorAll('main *')].filter(element => {
-    for (let at = element; at; at = at.parentElement) if (at.classList.contains('scroll')) return false;
-    return !element.closest('svg') && getComputedStyle(element).position !== 'absolute'
-      && element.getBoundingClientRect().right > document.scrollingElement.clientWidth + 1;
-  }).map(element => element.tagName + '.' + element.className)]"""
 
 
 @needs_chromium
 @each_page
-@each_view
+@pytest.mark.parametrize("width", [DESK, PHONE])
 def test_the_page_shows_every_figure_whole_and_runs_over_no_edge(
-    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+    browser: Browser, pages: dict[str, Path], name: str, width: int
 ) -> None:
-    tab = Tab(browser, pages[name], width, scheme)
-    inner, outer, over = tab.run(OVERFLOW)
-    assert over == []
-    assert inner <= outer
-    figures = tab.run(FIGURES)
-    assert len(figures) >= 6
-    for figure in figures:
-        assert figure["shown"] == 1, figure["name"]
-        assert figure["loaded"], figure["name"]
-        left, right, wide, high = figure["box"]
-        assert left >= 0
-        assert wide > 200
-        assert high > 60
-        assert figure["cut"] == [], figure["name"]
-        assert figure["overlapping"] == [], figure["name"]
-        if not figure["pictures"]:
-            assert right <= outer
-            assert figure["drawn"] > 5
-            assert min(figure["sizes"]) >= 10, "text that is too small to be read"
-    assert tab.run(CONTRAST) >= 4.5
+    tab = Tab(browser, pages[name], width, "light")
+    for scheme in ("light", "dark"):
+        tab.prefer(scheme)
+        inner, outer, over = tab.run(OVERFLOW)
+        assert over == []
+        assert inner <= outer
+        figures = tab.run(FIGURES)
+        assert len(figures) >= 6
+        for figure in figures:
+            assert figure["shown"] == 1, figure["name"]
+            assert figure["loaded"], figure["name"]
+            left, right, wide, high = figure["box"]
+            assert left >= 0
+            assert wide > 200
+            assert high > 60
+            assert figure["cut"] == [], figure["name"]
+            assert figure["overlapping"] == [], figure["name"]
+            if not figure["pictures"]:
+                assert right <= outer
+                assert figure["drawn"] > 5
+                assert min(figure["sizes"]) >= 10, "text that is too small to be read"
+        assert tab.run(CONTRAST) >= 4.5, scheme
     assert tab.complaints == []
 
 
 @needs_chromium
 @each_page
-def test_light_and_dark_are_two_looks_of_one_page(
+def test_light_and_dark_are_two_looks_of_one_page_which_fetches_nothing_else(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
+    tab = Tab(browser, pages[name], DESK, "light")
     looks = {}
     for scheme in ("light", "dark"):
-        tab = Tab(browser, pages[name], DESK, scheme)
+        tab.prefer(scheme)
         strokes = (
             "[...new Set([...document.querySelectorAll('.wide path')].map(path =>"
             " getComputedStyle(path).stroke))]"
@@ -190,6 +131,10 @@ def test_light_and_dark_are_two_looks_of_one_page(
             tab.run("getComputedStyle(document.body).backgroundColor"),
             set(tab.run(strokes)) - {"none"},
         )
+    fetched = tab.run(
+        "performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 22))"
+    )
+    assert set(fetched) <= {"data:image/webp;base64"}
     assert looks["light"][0] == "rgb(255, 255, 255)"
     assert looks["dark"][0] != looks["light"][0]
     assert not looks["dark"][1] & looks["light"][1]
@@ -231,18 +176,6 @@ def unpacked(pdf: bytes) -> bytes:
         except zlib.error:
             continue
     return b"\n".join(plain)
-
-
-@needs_chromium
-@each_page
-def test_the_browser_fetches_nothing_but_the_page(
-    browser: Browser, pages: dict[str, Path], name: str
-) -> None:
-    tab = Tab(browser, pages[name], DESK, "light")
-    fetched = tab.run(
-        "performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 22))"
-    )
-    assert set(fetched) <= {"data:image/webp;base64"}
 
 
 @needs_chromium
@@ -297,8 +230,8 @@ def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(
     print(done.stdout[-2500:])
     page = tmp_path / "results/report_tables/report/index.html"
     assert f"Report: {page.relative_to(tmp_path)}" in done.stdout
-    for width, scheme in VIEWS:
-        tab = Tab(browser, page, width, scheme)
+    for width in (DESK, PHONE):
+        tab = Tab(browser, page, width, "light")
         inner, outer, over = tab.run(OVERFLOW)
         assert (inner <= outer, over, tab.complaints) == (True, [], [])
         for figure in tab.run(FIGURES):

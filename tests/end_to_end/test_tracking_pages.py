@@ -1,12 +1,11 @@
 """MLflow and optuna-dashboard as a person opens them: by what a search prints, in a real browser."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.simulated_study import SAMPLED, build, sampled_quality
-from tests.browser import Browser, Tab, dashboard, mlflow_server, needs_chromium, opened
+from tests.browser import Browser, Tab, dashboard, mlflow_server, needs_chromium
 from tests.tracking_database import provide
 from tune.ledger.records import State
 from tune.study.options import Options
@@ -23,12 +22,6 @@ SEARCH: dict[str, Any] = {
     "stop_early": {"rule": "successive_halving", "min_epochs": 1, "reduction": 2},
     "confirm": {"top": 0},
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with opened() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

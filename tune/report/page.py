@@ -3,6 +3,7 @@
 results/STUDY/report/
     index.html               one page that needs no other file and no network; it is whole without
                              its script, which sorts tables
+    images.html              every image of the data set with its outlines, another such page
     tables/NAME.csv, .md     its tables; the main one also as main.tex
     figures/NAME.svg         its figures
     figures/NAME-1.png       its pictures
@@ -10,7 +11,6 @@ results/STUDY/report/
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from core.files import encoded, write_atomically
 from core.html import filled
 from core.svg import DrawnFigure
 from core.values import NO_VALUE
+from tune.report.contact_sheet import write_contact_sheet
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.study.plan import tracking_of
@@ -63,6 +64,7 @@ class WrittenReport:
     address    address of the page in the tracker; None if the tracker did not take it
     trouble    why the tracker did not take it, and the way out; None if it did
     link       address of the trials in the tracker's pages; None if it has none, or did not answer
+    charts     address of charts that compare them there; None likewise
     """
 
     content: ReportContent
@@ -71,6 +73,7 @@ class WrittenReport:
     address: str | None
     trouble: Trouble | None = None
     link: str | None = None
+    charts: str | None = None
 
 
 def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
@@ -86,10 +89,10 @@ def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
     tracked = TrackedStudy(study.name, study.ledger.identity)
     try:
         address = tracker.show_report(tracked, page.parent)
-        link = tracker.link_to(tracked)
+        link, charts = tracker.link_to(tracked), tracker.link_to_charts(tracked)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
         return WrittenReport(content, page, tracker.name, None, trouble_told_by(tracker, error))
-    return WrittenReport(content, page, tracker.name, address, link=link)
+    return WrittenReport(content, page, tracker.name, address, link=link, charts=charts)
 
 
 def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
@@ -136,19 +139,23 @@ def write_report(
                 path.unlink()
     for name, written in files.items():
         write_atomically(report / name, written)
-    page = page_html(content, _sections(content.tables, figures))
+    sheet = write_contact_sheet(content)
+    page = page_html(content, _sections(content.tables, figures), sheet)
     write_atomically(report / PAGE, encoded(page))
     return report / PAGE
 
 
-def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
-    """The page as HTML that needs no other file; texts such as names and reasons are escaped."""
+def page_html(content: ReportContent, sections: Sequence[Section], sheet: str | None = None) -> str:
+    """The page as HTML that needs no other file; texts such as names and reasons are escaped.
+
+    sheet   file name of the contact sheet beside the page; None if there is none
+    """
     names = [name for section in sections for name in section.figures]
     script = Path(__file__).with_name("page.js").read_text().strip()
     return filled(
         Path(__file__).with_name("page.html.jinja"),
-        lead_and_rest=lead_and_rest,
         content=content,
+        sheet=sheet,
         top=[section for section in sections if section.name in _TOP],
         sections=[section for section in sections if section.name not in _TOP],
         script=script,
@@ -156,19 +163,6 @@ def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
         numbers={name: number for number, name in enumerate(names, start=1)},
         nothing=NO_VALUE,
     )
-
-
-LEAD = 210
-"""Largest number of characters of the sentences that begin a caption and are always shown: two
-lines of a wide page. The first sentence is shown whatever its length; the others fold."""
-
-
-def lead_and_rest(caption: str) -> tuple[str, str]:
-    """The sentences of a caption that are always shown, and those that fold."""
-    first, *others = re.split(r"(?<=[.?!]) (?=[A-Z])", caption)
-    while others and len(first) + 1 + len(others[0]) <= LEAD:
-        first = f"{first} {others.pop(0)}"
-    return first, " ".join(others)
 
 
 _TOP = ("pictures", "chosen")

@@ -337,13 +337,15 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             " nothing to rank"
         )
         return
+    among = f"the search's {many(len(evidence.rows), 'complete trial')}"
+    where = "" if evidence.choice is None else ", on the one split of the search"
     yield (
         f"Trial {best.trials[0]} has the highest validation AP50 as measured,"
-        f" {cell_text(best.measured, Kind.AP50)}, of the search's"
-        f" {many(len(evidence.rows), 'complete trial')}, with"
-        f" {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
-        f" {_score(best)}"
+        f" {cell_text(best.measured, Kind.AP50)}, of {among}; less the luck of its best epoch it is"
+        f" {_score(best)}{where}"
     )
+    if evidence.choice is None or not _is_best(evidence, best):
+        yield f"Its settings: {_settings_in_words(best.settings)}"
     if evidence.choice is None:
         yield (
             "That is the best of several scores on the same images, and so too high on average; it"
@@ -375,11 +377,24 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             if alike
             else []
         )
-        yield (
-            f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)};"
-            " this is about the trained models, one training each"
+        said = (
+            f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)}"
+            if len(alike) < len(compared)
+            else f"None of the {len(alike)} others that can be compared with it can be told from it"
+            if len(alike) > 1
+            else f"The other, {alike[0]}, cannot be told from it"
         )
+        yield f"{said}; this is about the trained models, one training each"
     yield from _effects(evidence)
+
+
+def _is_best(evidence: Evidence, row: MainRow) -> bool:
+    """Whether the confirmed winner repeats the trial of a row."""
+    choice, confirmation = evidence.choice, evidence.confirmation
+    if choice is None or confirmation is None:
+        return False
+    winner = next(one for one in confirmation.candidates if one.name == choice.name)
+    return winner.trial.id in row.trials
 
 
 def _effects(evidence: Evidence) -> Iterator[str]:
@@ -412,8 +427,6 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         return
     candidate = next(one for one in confirmation.candidates if one.name == choice.name)
     name = f"{choice.name[0].upper()}{choice.name[1:]}"
-    if not evidence.request.space.variants:
-        name += f" ({_settings_in_words(candidate.trial.searched)})"
     repeats = len(confirmation.repeats)
     trained = "one training" if repeats == 1 else f"the mean of {many(repeats, 'training')}"
     among = (
@@ -422,10 +435,15 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         else "is the only candidate"
     )
     yield (
-        f"{name} {among} on fresh seeds and splits: AP50 {cell_text(choice.score, Kind.AP50)} at"
-        f" epoch {choice.epoch}, {trained}; less the estimated luck of having been chosen, it is"
-        f" {cell_text(choice.corrected, Kind.INTERVAL)}" + _of_one_seed(confirmation.repeats)
+        f"{name} {among} on fresh seeds and splits: {cell_text(choice.corrected, Kind.INTERVAL)},"
+        " less the estimated luck of having been chosen; this is the score to quote"
     )
+    yield (
+        f"As measured it was {cell_text(choice.score, Kind.AP50)} at epoch {choice.epoch},"
+        f" {trained}" + _of_one_seed(confirmation.repeats)
+    )
+    if not evidence.request.space.variants:
+        yield f"Its settings: {_settings_in_words(candidate.trial.searched)}"
     if choice.others:
         yield runners_up(choice)
     if choice.gains:
@@ -441,7 +459,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"
-        f" {cell_text(abs(optimism), Kind.AP50)} {how} that{by_others}"
+        f" {cell_text(abs(optimism), Kind.AP50)} {how} the score to quote{by_others}"
     )
 
 
@@ -462,19 +480,22 @@ def runners_up(choice: Choice) -> str:
         (name for name in choice.others if name not in worse),
         key=lambda name: -choice.others[name].estimate,
     )
-    counts = [f"{len(worse)} {_is(len(worse))} worse"] if worse else []
-    if alike:
-        first = choice.others[alike[0]]
-        difference = Interval(first.estimate, first.low, first.high)
-        counts.append(
-            f"{len(alike)} cannot be told from the winner, the best of which is {alike[0]}"
-            f" ({cell_text(difference, Kind.DIFFERENCE)})"
-        )
     models = (
         "; this is about the trained models, one training each"
         if all(one.repeats == 1 for one in choice.others.values())
         else ""
     )
+    first = choice.others[(alike or worse)[0]]
+    found = cell_text(Interval(first.estimate, first.low, first.high), Kind.DIFFERENCE)
+    if len(choice.others) == 1:
+        told = "cannot be told from the winner" if alike else "is worse"
+        return f"The other candidate, {(alike or worse)[0]}, {told}: {found}{models}"
+    counts = [f"{len(worse)} {_is(len(worse))} worse"] if worse else []
+    if alike:
+        counts.append(
+            f"{len(alike)} cannot be told from the winner, the best of which is {alike[0]}"
+            f" ({found})"
+        )
     return f"Of {many(len(choice.others), 'other candidate')}, {listed(counts)}{models}"
 
 

@@ -135,7 +135,11 @@ def _methods_table(evidence: Evidence) -> Table:
 
 
 def _ranking_table(evidence: Evidence) -> Table:
-    settings = [parameter.name for parameter in evidence.request.space.parameters]
+    settings = [
+        parameter.name
+        for parameter in evidence.request.space.parameters
+        if any(parameter.name in row.settings for row in evidence.rows)
+    ]
     columns = (
         Column("trial", "Trial"), _AP50, _BEST, _LAST, Column("epochs", "Epochs", Kind.COUNT),
         _DIFFERENCE, _P_OF_PAIRS,

@@ -34,6 +34,8 @@ EPOCH_LINES = 10
 that of its first epoch: a log of a long search stays readable."""
 CURVE = 16
 """Largest number of signs of a curve; of a longer one neighbouring epochs share a sign."""
+WIDE_TERMINAL = 100
+"""Number of columns under which a terminal shows curves of half as many signs."""
 _BARS = "▁▂▃▄▅▆▇█"
 STATES = (
     (State.COMPLETE, "complete"),
@@ -149,7 +151,8 @@ class Progress:
         lines = [counts_line(self._records, self._planned, self._confirms), *self._best_so_far()]
         running = [record for record in self._records if record.state is State.RUNNING]
         shown_lines = (Text(shown(line), overflow="ellipsis", no_wrap=True) for line in lines)
-        table = [running_table(running, self._confirms)] if running else []
+        signs = CURVE if self._console.width >= WIDE_TERMINAL else CURVE // 2
+        table = [running_table(running, self._confirms, signs)] if running else []
         return Group(*shown_lines, *table, Text(self._time()))
 
     def _best_so_far(self) -> Sequence[str]:
@@ -196,10 +199,13 @@ def best_line(best: TrialRecord, sure: "Interval | None") -> str:
     return f"best so far: trial {best.id}, AP50 {as_ap50(best.ap50)}{between}: {what}"
 
 
-def running_table(running: Sequence[TrialRecord], confirms: bool = False) -> Table:
+def running_table(
+    running: Sequence[TrialRecord], confirms: bool = False, signs: int = CURVE
+) -> Table:
     """A row for each running trial; memory has a column where it is known.
 
     confirms   whether they are the trials of a confirmation
+    signs      largest number of signs of a curve
     """
     memory = any(record.epochs and _gib(record) for record in running)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -220,7 +226,7 @@ def running_table(running: Sequence[TrialRecord], confirms: bool = False) -> Tab
             f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
             as_ap50(curve[-1]) if curve else "",
             as_ap50(record.ap50) if curve else "",
-            sparkline(curve),
+            sparkline(curve, signs),
             as_seconds(pace) if pace is not None else "",
             *([_gib(record) or ""] if memory else []),
             as_duration(pace * to_go) if pace is not None else "",
@@ -236,13 +242,13 @@ def _called(record: TrialRecord, confirms: bool) -> str:
     return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
 
 
-def sparkline(curve: Sequence[float]) -> str:
-    """A curve as bars from 0 to its highest value, at most CURVE signs; each is the mean of its
+def sparkline(curve: Sequence[float], most: int = CURVE) -> str:
+    """A curve as bars from 0 to its highest value, at most so many signs; each is the mean of its
     epochs. Where all is 0 the bars are the lowest.
     """
     if not curve:
         return ""
-    signs = min(CURVE, len(curve))
+    signs = min(most, len(curve))
     edges = [round(place * len(curve) / signs) for place in range(signs + 1)]
     means = [statistics.fmean(curve[low:high]) for low, high in itertools.pairwise(edges)]
     highest = max(means)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from core import faults
 from core.config import Value
@@ -44,6 +45,13 @@ _STATUS = {
 }
 """MLflow's status of each state. MLflow shows KILLED as it shows a failure, and a trial that was
 stopped early has done all that it was to do: its name and its tag `state` say what happened."""
+_NOTE = (
+    "The study as a whole. Under *Artifacts*, `report/index.html` says what it shows,"
+    " `report/images.html` has every image with its outlines, and `report/figures` the figures."
+    " Its trials are the runs below this one; each has a picture of its predictions among its"
+    " artifacts."
+)
+"""The description of a study's run, in Markdown."""
 _LONGEST_NAME = 70
 """Largest number of characters of the settings in a run's name."""
 MEASURED = (
@@ -366,7 +374,7 @@ def link_of_study(destination: Destination, study: TrackedStudy) -> str:
 def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> str:
     """Show a report as artifacts of the study's run; returns the address of its page.
 
-    The address becomes the run's tag `report`.
+    The address becomes the run's tag `report`; the run's description says what lies there.
 
     folder   folder of the report, with index.html and the files beside it
     """
@@ -375,6 +383,7 @@ def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> 
     runs.client.log_artifacts(parent.info.run_id, str(folder), "report")
     address = without_password(f"{parent.info.artifact_uri}/report/index.html")
     runs.client.set_tag(parent.info.run_id, "report", address)
+    runs.client.set_tag(parent.info.run_id, MLFLOW_RUN_NOTE, _NOTE)
     return address
 
 

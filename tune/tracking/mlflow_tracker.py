@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tune.ledger.records import TrialRecord
-from tune.tracking import mlflow_errors, mlflow_models, mlflow_runs
+from tune.tracking import mlflow_errors, mlflow_models, mlflow_runs, mlflow_view
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.tracker import Retraining, TrackedStudy, Tracker, Trouble
 
@@ -37,6 +37,10 @@ class MLflow(Tracker):
     def link_to(self, study: TrackedStudy) -> str | None:
         """The address of the study's runs, sorted by AP50, in MLflow's pages for training."""
         return mlflow_runs.link_of_study(self._destination, study)
+
+    def link_to_charts(self, study: TrackedStudy) -> str | None:
+        """The address of the curves of the study's runs, and of their settings beside AP50."""
+        return mlflow_view.address_of_charts(mlflow_runs.link_of_study(self._destination, study))
 
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
         """Show a report as artifacts of the study's run; returns the address of its page."""

@@ -22,6 +22,8 @@ BEST = "best_ap50"
 """The metric by which runs are sorted."""
 _CURVES, _OTHERS = "Model metrics", "System metrics"
 """MLflow's own names of the section of metrics without a prefix, and of its last section."""
+_SETTINGS = "From settings to AP50"
+"""The section of the chart that has the searched settings as axes, and the chart's name."""
 _FIRST_CHARTS = ("ap50", "loss/loss", "learning_rate")
 """The curves that stand first, in this order."""
 _FOLDED = ("coco", "loss")
@@ -42,6 +44,11 @@ def address_of_runs(uri: str, experiment: str) -> str:
         f"{base}/#/experiments/{quote(experiment)}/runs"
         f"?workflowType=machine_learning&viewStateShareKey={KEY}"
     )
+
+
+def address_of_charts(runs: str) -> str:
+    """The address of a study's curves and settings, given that of its runs."""
+    return f"{runs}&compareRunsMode=CHART"
 
 
 def view_of(searched: Sequence[str]) -> str:
@@ -69,14 +76,16 @@ def view_of(searched: Sequence[str]) -> str:
     ]  # fmt: skip
     parallel: list[dict[str, Any]] = [
         {
-            "uuid": "settings", "type": "PARALLEL", "metricSectionId": "curves",
+            "uuid": "settings", "type": "PARALLEL", "metricSectionId": "settings",
             "runsCountToCompare": 100, "deleted": False, "isGenerated": False,
-            "displayName": "From settings to AP50", "selectedParams": list(searched),
+            "displayName": _SETTINGS, "selectedParams": list(searched),
             "selectedMetrics": [BEST], "showAllRuns": False,
         }
     ]  # fmt: skip
     sections = [
-        {"uuid": "curves", "name": _CURVES, "display": True},
+        {"uuid": "curves", "name": _CURVES, "display": True, "columns": 2},
+        # Names of many axes need the whole width.
+        {"uuid": "settings", "name": _SETTINGS, "display": len(searched) > 1, "columns": 1},
         *({"uuid": name, "name": name, "display": False} for name in _FOLDED),
         {"uuid": "system", "name": _OTHERS, "display": False},
     ]
@@ -90,7 +99,7 @@ def view_of(searched: Sequence[str]) -> str:
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
-        "compareRunCharts": [curves[0], *(parallel if len(searched) > 1 else []), *curves[1:]],
+        "compareRunCharts": [*curves, *(parallel if len(searched) > 1 else [])],
         "compareRunSections": [
             {**one, "isReordered": True, "deleted": False, "isGenerated": False} for one in sections
         ],

@@ -135,6 +135,10 @@ class Tracker(Protocol):
         """
         return None
 
+    def link_to_charts(self, study: TrackedStudy) -> str | None:  # noqa: ARG002  # a default
+        """The address of charts that compare the study's trials; None if there are none."""
+        return None
+
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
         """Show the report in `folder`, index.html and the files beside it; returns its address."""
         ...

@@ -144,7 +144,7 @@ def test_what_looks_wrong_comes_first_with_its_file_and_its_remedy(tmp_path: Pat
     assert name in (page.pictures()[0]["alt"] or "")
     text = page.text
     assert "1 instance in 1 image" in text
-    assert text.index("stray pixels") < text.index("The bars show instances")
+    assert text.index("stray pixels") < text.index("the colour of its outlines on this page")
     assert "erase it;" in text
     sheet = [
         one["alt"] or "" for one in page.pictures() if "with the outlines of " in (one["alt"] or "")

@@ -742,23 +742,24 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     assert choice is not None
     number = said.candidates[choice.name]
     record = said.trials[number].record
-    assert said.answer[0].startswith(f"Trial {number} (learning rate ")
-    assert (
-        f"splits: AP50 {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings"
-        in said.answer[0]
+    assert said.answer[0].startswith(f"Trial {number} has the highest AP50 of 2 candidates ")
+    assert said.answer[0].endswith("; this is the score to quote.")
+    assert said.answer[1] == (
+        f"As measured it was {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings."
     )
+    assert said.answer[2].startswith("Its settings: learning rate ")
     assert f"{choice.corrected.estimate:.4f} (" in said.answer[0]
-    assert said.answer[2].startswith(f"Its score in the search was {record.ap50:.4f}, ")
+    assert said.answer[4].startswith(f"Its score in the search was {record.ap50:.4f}, ")
     assert len(said.confirm_trials) == 4
     rows = {row["candidate"]: row for row in rows_of(said, "confirmation")}
     assert float(rows[choice.name]["confirmed_ap50"]) == choice.score
     assert float(rows[choice.name]["search_ap50"]) == record.ap50
     expected = rows[choice.name]["expected_ap50"]
-    assert f"those of similar trials, {float(expected):.4f} was expected" in said.answer[2]
+    assert f"those of similar trials, {float(expected):.4f} was expected" in said.answer[4]
     assert {name: int(row["trial"]) for name, row in rows.items()} == dict(said.candidates)
     ((other, compared),) = choice.others.items()
     assert "has the highest AP50 of 2 candidates on fresh seeds and splits" in said.answer[0]
-    assert said.answer[1].startswith("Of 1 other candidate, 1 ")
+    assert said.answer[3].startswith("The other candidate, ")
     assert (rows[other]["verdict"], rows[choice.name]["verdict"]) == (compared.verdict, "")
     assert float(rows[other]["difference"]) == compared.estimate
     assert any("only a test set is independent" in caution for caution in said.cautions)
@@ -778,7 +779,7 @@ def test_a_winner_confirmed_on_one_seed_has_an_interval_that_is_said_to_be_over_
     clause += "the interval is over images alone."
     assert not any("over images alone" in sentence for sentence in said.answer)
     plan = confirmed(tmp_path, SAMPLED | {"confirm": {"top": 2, **repeats}})
-    assert found(plan).answer[0].endswith(clause)
+    assert found(plan).answer[1].endswith(clause)
 
 
 def test_effects_have_intervals_and_stand_beside_importances_that_add_up(

@@ -19,6 +19,7 @@ import pytest
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from core.config import SETTINGS, setting_in_words
 from core.errors import BadRequest
+from core.html import LEAD, lead_and_rest
 from core.svg import DrawnFigure
 from core.values import as_setting
 from tests.tracking_database import provide
@@ -425,14 +426,16 @@ def test_a_data_set_that_was_named_must_be_there(
 def test_of_a_caption_two_lines_are_shown_and_the_rest_folds(
     studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
 ) -> None:
-    captions = [one.caption for one in findings[name].tables]
+    captions = [("", one.caption) for one in findings[name].tables]
     captions += [
-        one.caption for one in figures_of(findings[name]).values() if isinstance(one, DrawnFigure)
+        (f"Figure 1. {one.title}. SVG ", one.caption)
+        for one in figures_of(findings[name]).values()
+        if isinstance(one, DrawnFigure)
     ]
-    for caption in captions:
-        lead, rest = report.lead_and_rest(caption)
+    for title, caption in captions:
+        lead, rest = lead_and_rest(caption, len(title))
         assert f"{lead} {rest}".strip() == caption
-        assert len(lead) <= report.LEAD, lead
+        assert len(title) + len(lead) <= LEAD, lead
     assert content(studies[name]).count("<summary>How to read it</summary>") >= 5
 
 

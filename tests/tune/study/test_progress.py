@@ -31,10 +31,10 @@ def trial(number: int, state: State, scores: Sequence[float], **more: Any) -> Tr
     )  # fmt: skip
 
 
-def screen(records: Sequence[TrialRecord], planned: int = 6) -> str:
-    """The text that a terminal of 120 columns shows."""
+def screen(records: Sequence[TrialRecord], planned: int = 6, width: int = 120) -> str:
+    """The text that a terminal of so many columns shows."""
     output = io.StringIO()
-    console = Console(file=output, width=120, force_terminal=True, color_system=None)
+    console = Console(file=output, width=width, force_terminal=True, color_system=None)
     sure = Interval(0.45, 0.4, 0.5)
     with Progress(planned, console, left=lambda _: "3 min left", sure=lambda _: sure) as progress:
         progress.show(records, records[0])
@@ -56,6 +56,19 @@ def test_a_terminal_shows_trials_by_state_the_best_with_its_interval_and_each_ru
     assert "best so far: trial 0, AP50 0.4500 (0.40 to 0.50): learning_rate 0.001" in seen
     assert re.search(r"3 +2/4 +0.2000 +0.2000 +▅█ +20.0 s +3.0 GiB +40 s +learning_rate", seen)
     assert "3 min left" in seen
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_settings_of_any_length_take_no_room_from_the_numbers_of_a_running_trial(
+    width: int,
+) -> None:
+    many = {f"augment.setting_{number}": True for number in range(30)}
+    curve = [0.01 * epoch for epoch in range(1, 61)]
+    running = trial(10, State.RUNNING, curve, peak_memory_bytes=13 << 30)
+    seen = screen([replace(running, params=many, settings=running.settings | many)], 6, width)
+    assert re.search(r"trial +epoch +AP50 +best +curve +per epoch +GPU memory +left", seen)
+    assert re.search(r"10 +60/4 +0.6000 +0.6000 +[▁▂▃▄▅▆▇█]+ +20.0 s +13.0 GiB ", seen)
+    assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen).splitlines())) <= width
 
 
 def test_the_best_of_a_study_that_searches_nothing_has_its_settings_in_words() -> None:

@@ -505,6 +505,7 @@ def test_a_report_is_shown_whole_in_the_studys_run_with_its_address_however_ofte
     client = mlflow.MlflowClient(destination.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("view").experiment_id])
     assert (run.data.tags["phase"], run.data.tags["report"]) == ("study", address)
+    assert "report/images.html" in run.data.tags["mlflow.note.content"]
     assert {one.path for one in client.list_artifacts(run.info.run_id, "report")} == {
         "report/index.html",
         "report/tables",

@@ -11,6 +11,9 @@ from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.statistics.certainty import Interval
 from tune.tables import Kind, cell_text
 
+LEAST_ACROSS = 0.1
+"""AP50 that the figure's axis reaches at least."""
+
 
 def classes(content: ReportContent) -> Drawing | None:
     """AP50 of each class with its interval; None for one class, and where nothing was learned."""
@@ -46,6 +49,9 @@ def classes(content: ReportContent) -> Drawing | None:
 
     def draw(canvas: Canvas, wide: bool) -> None:
         axes = canvas.subplots()
+        lengths = [mark.estimate if mark.high is None else mark.high for mark in marks]
+        # From 0, and wide enough that a difference of a thousandth does not look large.
+        axes.set_xlim(0, 1.05 * max(LEAST_ACROSS, *lengths))
         draw_lines(axes, marks, wide, "AP50 of the class, as measured")
 
     return Drawing("classes", "AP50 of each class", caption, height_of(marks), draw)

@@ -48,10 +48,10 @@ def confirmation(content: ReportContent) -> Drawing | None:
                 )
             )
     caption = (
-        "Each candidate's score in the search (hollow diamond) against its mean on fresh seeds and"
-        " fresh splits (filled circle; small circles are the single repeats, whose spread is its"
-        " uncertainty). The search's score is too high on average, because it was picked as the"
-        " best of many. The square is the winner's AP50 less the estimated luck of this second"
+        "Diamonds: each candidate's score in the search. Filled circles: its mean on fresh seeds"
+        " and splits; small circles are the single repeats, whose spread is its uncertainty. The"
+        " search's score is too high on average, because it was picked as the best of many. The"
+        " square is the winner's AP50 less the estimated luck of this second"
         " choice, with its 95% interval. Fresh splits reuse the search's images: only a test set is"
         " independent."
     )

@@ -70,7 +70,11 @@ def _drawn(content: ReportContent) -> Pictures | str:
     config = TrialConfig.from_settings(record.settings, f"trial {record.id}")
     file = pretrained.find_weights(config.model, download=False)
     if file is not None and not file.path.exists():
-        return f"the pretrained weights {file.path} are not there"
+        return (
+            f"the pretrained weights {file.path} are not there; python -m tune.weights SPACE"
+            " downloads them, or CELL_TUNE_WEIGHTS names their folder; then python -m tune.report"
+            " adds the pictures"
+        )
     table = MatchTable.load(match_table_path(folder, record.best_epoch or 0))
     shown = balanced_score(table)
     shown = 0.5 if shown is None else shown

@@ -29,8 +29,8 @@ def limits(content: ReportContent) -> Drawing | None:
     rows = list(dict.fromkeys(one.row for one in bars))
     words = ", ".join(word for word, _ in _KINDS_IN_WORDS.values())
     caption = (
-        f"Shares of each class's annotated instances in the validation images, by what became of"
-        f" them, in {_which(content, rows)} at the best epoch. The numbers beside a bar are its"
+        "Shares of each class's annotated instances in the validation images, by what became of"
+        f" them. Shown: {_which(content, rows)} at the best epoch. The numbers beside a bar are its"
         f" parts in their order ({words}), in percent, and the number of instances over all"
         " repeats. A part has no interval."
     )
@@ -75,7 +75,7 @@ def _draw_bar(axes: Axes, place: int, one: RowLimits, wide: bool) -> None:
         )  # fmt: skip
         left += share
     parts = " · ".join(str(round(100 * one.share(kind))) for kind in _KINDS_IN_WORDS)
-    note = f"{parts} of {sum(one.instances.values()):,}"
+    note = f"{parts}% of {sum(one.instances.values()):,}"
     x, y = (1.02, float(place)) if wide else (1.0, place - 0.22)
     axes.text(x, y, note, va="center", ha="left" if wide else "right")
 
