@@ -23,7 +23,9 @@ def test_ctrl_c_ends_a_study_of_long_epochs_within_half_a_minute_and_says_how_to
     tmp_path: Path,
 ) -> None:
     search = Search(
-        tmp_path / "interrupted", ("--parallel", "2", "--trials", "2"), ("--epoch-seconds", "60")
+        tmp_path / "interrupted",
+        ("--parallel", "2", "--trials", "2", "--grace", "5s"),
+        ("--epoch-seconds", "60"),
     )
     driver = search.start()
     search.wait_for("0-1-1", driver)
