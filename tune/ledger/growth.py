@@ -91,7 +91,8 @@ def added_value(
     at_random = SAMPLERS["random"]()
     for attempt in range(_DRAWS):
         point = at_random.propose(space, {}, [], (seed + attempt) % 2**32)
-        if name in point and not _has(before, point[name]):
+        new = name in point and not _has(before, point[name])
+        if new and space.forbidden_by(point) is None:
             return {one: point[one] for one in needed if one in point}
     return {}
 

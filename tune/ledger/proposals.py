@@ -15,7 +15,9 @@ from tune.samplers.sampler import SAMPLERS, Outcome, Tried
 from tune.space.space import BY_REPEAT, SearchSpace, VariantRepeat
 from tune.stopping.hope import expected_gain, gain_variance
 
-_SAMPLER_STREAM = 1
+_SAMPLER_STREAM, _RULES_STREAM = 1, 2
+_ASKED, _DRAWN = 5, 50
+"""Number of times that a sampler, and then chance, is asked for a point that is not forbidden."""
 _OUTCOMES = {
     State.RUNNING: Outcome.RUNS,
     State.COMPLETE: Outcome.COMPLETE,
@@ -46,14 +48,40 @@ def next_point(
     if number < len(space.start):
         given = space.start[number]
     name = request.search.sampler
-    with SAMPLERS.calling(name):
-        params = request.sampler.propose(space, given, tried_of(records), int(seed))
+    params = _allowed(request, given, tried_of(records), int(seed))
     if not space.holds(params):
         raise ExtensionError(
             f"the sampler {name!r} proposed {params!r:.300}, which is no point of the space;"
             " mend its package, or choose another"
         )
     return Point("", params, space.resolve(params).settings())
+
+
+def _allowed(
+    request: StudyRequest, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
+) -> dict[str, Value]:
+    """The sampler's proposal, or another if that is forbidden.
+
+    The sampler is asked again with other seeds. A sampler that insists is followed by chance, and
+    chance by the rules themselves: one of the combinations that they leave is given.
+    """
+    space, sampler, at_random = request.space, request.sampler, SAMPLERS["random"]()
+    for attempt in range(_ASKED if space.forbid else 1):
+        with SAMPLERS.calling(request.search.sampler):
+            params = sampler.propose(space, given, tried, (seed + attempt) % 2**32)
+            if not space.forbid or space.forbidden_by(params) is None:
+                return params
+    for attempt in range(_DRAWN):
+        params = at_random.propose(space, given, tried, (seed + attempt) % 2**32)
+        if space.forbidden_by(params) is None:
+            return params
+    left = space.of_rules.grid()
+    fitting = [
+        one for one in left if all(one.get(name, value) == value for name, value in given.items())
+    ]
+    rng = np.random.default_rng([seed, _RULES_STREAM])
+    combination = (fitting or left)[int(rng.integers(len(fitting or left)))]
+    return at_random.propose(space, {**given, **combination}, tried, seed)
 
 
 def missing_rows(space: SearchSpace, records: Sequence[TrialRecord]) -> Iterator[VariantRepeat]:

@@ -42,6 +42,7 @@ SECTIONS = (
     "fixed",
     "space",
     "start",
+    "forbid",
     "variants",
     "baseline",
     "compare",
@@ -238,6 +239,13 @@ def _shape(document: object, place: str) -> dict[str, Any]:
             "settings with their values",
         )
     )
+    rules = _or(sections.get("forbid"), [])
+    if not isinstance(rules, list):
+        raise SpaceError(f"{place}, forbid: must be a list of combinations, and is {brief(rules)}.")
+    sections["forbid"] = [
+        dict(as_mapping(rule, f"{place}, forbid {n}", "settings"))
+        for n, rule in enumerate(rules, 1)
+    ]
     if "space" in sections and "variants" in sections:
         raise SpaceError(
             f"{place}: a study has `space:` or `variants:`, and this has both. Make two files"

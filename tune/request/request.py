@@ -163,6 +163,10 @@ class StudyRequest:
                 parameter.name: _parameter_document(parameter) for parameter in space.parameters
             }
             searched["start"] = [dict(point) for point in space.start]
+        if space.forbid:
+            searched["forbid"] = [
+                {name: list(values) for name, values in rule.items()} for rule in space.forbid
+            ]
         return {
             "study": self.study,
             "data": self.data,

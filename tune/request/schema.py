@@ -26,9 +26,11 @@ def json_schema() -> dict[str, Any]:
         name: {"type": "array", "items": reference[name], "minItems": 1, "uniqueItems": True}
         for name in SETTINGS
     }
+    values = _object({name: {"anyOf": [reference[name], some_of[name]]} for name in SETTINGS})
+    these_values = {"allOf": [{"$ref": "#/$defs/values"}]}
     when = {
         "description": "The setting is searched only where each of these has one of the values.",
-        **_object({name: {"anyOf": [reference[name], some_of[name]]} for name in SETTINGS}),
+        **these_values,
     }
     searched: dict[str, Any] = {}
     for name in SETTINGS:
@@ -77,6 +79,11 @@ def json_schema() -> dict[str, Any]:
             "items": all_settings,
             "description": "Configurations known to be good, tried first.",
         },
+        "forbid": {
+            "type": "array",
+            "items": {**these_values, "minProperties": 1},
+            "description": "Combinations that no trial has: settings with a value, or several.",
+        },
         "variants": {
             "type": "object",
             "additionalProperties": all_settings,
@@ -115,7 +122,12 @@ def json_schema() -> dict[str, Any]:
         "title": "A search space of cell-tune",
         **_object(sections, ["study", "data"]),
         "oneOf": [{"required": ["space"]}, {"required": ["variants"]}],
-        "$defs": {"settings": _object(settings), "choices": choices, "when": when},
+        "$defs": {
+            "settings": _object(settings),
+            "choices": choices,
+            "values": values,
+            "when": when,
+        },
     }
     return cast("dict[str, Any]", _on_one_line(document))
 

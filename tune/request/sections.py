@@ -33,6 +33,8 @@ MAX_CANDIDATES = 100
 more."""
 _MAX_STEPS = 1_000_000
 """Largest number of steps of a range."""
+_MAX_RULED = 100_000
+"""Largest number of combinations of values that the rules of `forbid` may tell apart."""
 _SAMPLED_COMBINATIONS = 200
 """Number of random combinations with which a group of settings is checked that has too many."""
 _STEP: Mapping[Any, TypeAdapter[Any]] = {
@@ -83,10 +85,21 @@ def variants_space(
         )
     compare = _counterparts(sections["compare"], names, f"{place}, compare")
     space = SearchSpace(
-        fixed, variants=tuple(variants), baseline=baseline, compare=compare, seeds=seeds
+        fixed,
+        variants=tuple(variants),
+        baseline=baseline,
+        compare=compare,
+        seeds=seeds,
+        forbid=_rules(sections["forbid"], {}, f"{place}, forbid"),
     )
     for variant in variants:
         space.resolve(variant.settings, f"{place}, variants, '{variant.name}'")
+        rule = space.forbidden_by(variant.settings)
+        if rule is not None:
+            raise SpaceError(
+                f"{place}, variants, '{variant.name}': is forbidden by `forbid:`"
+                f" ({condition(rule)}). Take one of the two out."
+            )
     return space
 
 
@@ -144,12 +157,14 @@ def sampled_space(
         Parameter(name, domain, _when(name, sections["space"], domains, fixed, where))
         for name, domain in domains.items()
     ]
-    space = SearchSpace(fixed, _parents_first(parameters, where))
+    rules = _rules(sections["forbid"], domains, f"{place}, forbid")
+    space = SearchSpace(fixed, _parents_first(parameters, where), forbid=rules)
     if not space.possible:
         only = ", ".join(f"{p.name} only where {condition(p.when)}" for p in space.parameters)
         raise SpaceError(
             f"{where}: nothing is left to search ({only}). Change `when`, `fixed:` or --set."
         )
+    _refuse_all_forbidden(space, f"{place}, forbid", "leaves nothing of the space")
     _check_combinations(space, place)
     points = [
         _start_point(space, point, f"{place}, start {number}", overridden)
@@ -159,6 +174,56 @@ def sampled_space(
     # tried once.
     distinct = {tuple(point.items()): point for point in points if point}
     return replace(space, start=tuple(distinct.values()))
+
+
+def _rules(
+    raw: Sequence[Mapping[object, object]], domains: Mapping[str, Domain], place: str
+) -> tuple[Mapping[str, tuple[Value, ...]], ...]:
+    """The section `forbid`: settings with the values that they must not have together.
+
+    domains   the domains of the searched settings
+    """
+    rules: list[Mapping[str, tuple[Value, ...]]] = []
+    for number, given in enumerate(raw, 1):
+        where, rule = f"{place} {number}", dict[str, tuple[Value, ...]]()
+        if not given:
+            raise SpaceError(f"{where}: must name at least one setting, and is empty.")
+        for name, values in given.items():
+            check_name(name, where)
+            assert isinstance(name, str)
+            rule[name] = _choices(
+                name, values if isinstance(values, list) else [values], where
+            ).values
+            domain = domains.get(name)
+            if domain is not None and domain.count is None:
+                raise SpaceError(
+                    f"{where}: {name} must have choices or a `step`, since single values are"
+                    " forbidden, and has a continuous range. Narrow the range, or take a step."
+                )
+            strange = [one for one in rule[name] if domain is not None and one not in domain]
+            if strange:
+                raise SpaceError(
+                    f"{where}: {name} must have values that it can take, and {brief(strange[0])} is"
+                    " not in its space."
+                )
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _refuse_all_forbidden(space: SearchSpace, place: str, what: str) -> None:
+    """Raise SpaceError if every point of a space is forbidden, or if nobody can tell.
+
+    what   the end of the sentence: `leaves nothing of the space`
+    """
+    part = space.of_rules
+    told_apart = math.prod(1 + len(part.told_apart(one.name)) for one in part.parameters)
+    if told_apart > _MAX_RULED:
+        raise SpaceError(
+            f"{place}: must name few values of few settings, at most {_MAX_RULED:,} combinations of"
+            f" them, and names {told_apart:,}. Shorten it, or tie settings by `when`."
+        )
+    if space.forbid and part.size == 0:
+        raise SpaceError(f"{place}: {what}. Take a rule out, or add values to `space:`.")
 
 
 def refuse_without_effect(space: SearchSpace, place: str) -> None:
@@ -429,6 +494,8 @@ def _draws(space: SearchSpace) -> Iterator[dict[str, Value]]:
 def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place: str) -> None:
     """Raise SettingError, which names the combination, for a point that is no configuration."""
     for params in points:
+        if space.forbidden_by(params) is not None:
+            continue
         try:
             space.resolve(params, place)
         except SettingError as error:
@@ -437,7 +504,8 @@ def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place:
                 raise
             raise SettingError(
                 f"{error} (the combination {', '.join(named)}). "
-                "Take a value out, or tie one setting to another by `when`."
+                "Take a value out, or tie one setting to another by `when`, or forbid it by"
+                " `forbid:`."
             ) from None
 
 
@@ -482,6 +550,13 @@ def _start_point(
             raise SpaceError(
                 f"{place}: {name} is searched only where {condition(parameter.when)}. Leave it out."
             )
+    given = tuple(
+        replace(one, domain=Choices((point[one.name],))) if one.name in point else one
+        for one in space.parameters
+    )
+    _refuse_all_forbidden(
+        replace(space, parameters=given), place, "is forbidden by `forbid:`, whatever else it has"
+    )
     filled = space.sample(lambda name, domain: point.get(name, domain.corners[0]))
     space.resolve(filled, place)
     return point

@@ -88,6 +88,8 @@ class SearchSpace:
     compare      the counterpart of each variant that is not compared with the baseline
     seeds        number of repeats of each variant; repeat r has seed and split seed r, counted from
                  0
+    forbid       rules that forbid points: each names settings, searched or not, with the values
+                 that they must not have together
     auto         the facts from which `resolve` takes a value for each `auto`; None leaves `auto` in
                  place, as before a study is planned on its data and a machine
     """
@@ -99,6 +101,7 @@ class SearchSpace:
     baseline: str | None = None
     compare: Mapping[str, str] = field(default_factory=dict)
     seeds: int = 1
+    forbid: tuple[Mapping[str, tuple[Value, ...]], ...] = ()
     auto: "Circumstances | None" = None
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
@@ -127,7 +130,26 @@ class SearchSpace:
             )
         except (KeyError, TypeError):
             return False
-        return inside and point == dict(params)
+        return inside and point == dict(params) and self.forbidden_by(params) is None
+
+    def forbidden_by(self, params: Mapping[str, Value]) -> Mapping[str, tuple[Value, ...]] | None:
+        """The first rule that forbids a point; None if none does."""
+        return next(
+            (
+                rule
+                for rule in self.forbid
+                if all(self.value(name, params) in values for name, values in rule.items())
+            ),
+            None,
+        )
+
+    @property
+    def of_rules(self) -> "SearchSpace":
+        """The same space with only the parameters that the rules of `forbid` name, and their
+        parents, and only with values that tell one rule from another.
+        """
+        named = {name for rule in self.forbid for name in rule}
+        return self.part(named.__contains__).corners
 
     def resolve(self, params: Mapping[str, Value], place: str = "space") -> TrialConfig:
         """The configuration of a point. Raises SettingError, whose message names `place`, where a
@@ -170,7 +192,9 @@ class SearchSpace:
         return self.compare.get(name, None if name == self.baseline else self.baseline)
 
     def grid(self) -> list[dict[str, Value]]:
-        """Every point once, in the order of the file. Raises SpaceError if a range has no step."""
+        """Every point that is not forbidden once, in the order of the file. Raises SpaceError if a
+        range has no step.
+        """
         possible = self.possible
         for parameter in self.parameters:
             if parameter.domain.count is None and parameter.name in possible:
@@ -180,7 +204,11 @@ class SearchSpace:
                     f" {parameter.domain.corners[1]} only."
                 )
         points: list[dict[str, Value]] = [{}]
+        later = {parameter.name for parameter in self.parameters}
         for parameter in self.parameters:
+            later.remove(parameter.name)
+            rules = tuple(rule for rule in self.forbid if not later & rule.keys())
+            decided = replace(self, forbid=rules)
             points = [
                 point if value is None else {**point, parameter.name: value}
                 for point in points
@@ -188,6 +216,8 @@ class SearchSpace:
                     parameter.domain.points() if self._holds(parameter, point) else [None]
                 )
             ]
+            if rules:
+                points = [point for point in points if decided.forbidden_by(point) is None]
         return points
 
     @property
@@ -259,14 +289,18 @@ class SearchSpace:
 
     def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
         """The same space with only the parameters that `wants` accepts, and the parents that their
-        `when` names.
+        `when` names. A rule of `forbid` stays if it names none of the others.
         """
         names: set[str] = set()
         for parameter in reversed(self.parameters):
             if wants(parameter.name) or parameter.name in names:
                 names |= {parameter.name, *parameter.when}
+        gone = {one.name for one in self.parameters} - names
         return replace(
-            self, parameters=tuple(one for one in self.parameters if one.name in names), start=()
+            self,
+            parameters=tuple(one for one in self.parameters if one.name in names),
+            start=(),
+            forbid=tuple(rule for rule in self.forbid if not gone & rule.keys()),
         )
 
     @property
@@ -283,12 +317,11 @@ class SearchSpace:
         return params.get(name, self.fixed.get(name, SETTINGS[name]))
 
     def told_apart(self, name: str) -> list[Value]:
-        """The values of a setting that the `when` of any parameter names, each once."""
-        return list(
-            dict.fromkeys(
-                value for parameter in self.parameters for value in parameter.when.get(name, ())
-            )
-        )
+        """The values of a setting that the `when` of any parameter, or a rule of `forbid`, names,
+        each once.
+        """
+        named = [*(parameter.when for parameter in self.parameters), *self.forbid]
+        return list(dict.fromkeys(value for one in named for value in one.get(name, ())))
 
     def unmet(self, parameter: Parameter) -> dict[str, tuple[Value, ...]]:
         """The conditions of a parameter that no point fulfils."""
@@ -322,11 +355,11 @@ class SearchSpace:
     def _count(self, index: int, params: Mapping[str, Any]) -> int:
         """Number of points that differ in the parameters from `index` on.
 
-        Not every point is visited: all values of a parameter that no `when` names lead to the same
-        number of points, so one of them, written None, stands for all.
+        Not every point is visited: all values of a parameter that `told_apart` lacks lead to the
+        same number of points, so one of them, written None, stands for all.
         """
         if index == len(self.parameters):
-            return 1
+            return int(self.forbidden_by(params) is None)
         parameter = self.parameters[index]
         if not self._holds(parameter, params):
             return self._count(index + 1, params)

@@ -25,7 +25,9 @@ from tune.study import automatic
 from tune.study.automatic import PRECISION, precision_in
 from tune.study.confirmation import confirming_request, read_confirmation
 
-_COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
+_COMPARED = (
+    "fixed", "space", "start", "forbid", "variants", "baseline", "seeds", "search", "stop_early",
+)  # fmt: skip
 _GROWING = ("space", "variants", "seeds")
 """The parts of a request that may grow while a study goes on."""
 _EXTENT = ("low", "high", "choices")
