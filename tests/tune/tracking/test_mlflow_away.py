@@ -38,6 +38,8 @@ def mlflow_server(
                 "1",
             ],
             stdout=log, stderr=log, start_new_session=True,
+            # Six processes for jobs of MLflow's own, which nobody gives it here.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
     try:
         ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
