@@ -1,9 +1,11 @@
 """A search on every export in the table, from the command to the report.
 
-Trials train one after the other in this process, with a narrow network: what Ray does with a data
-set does not depend on the format that it was read from.
+Trials train one after the other in this process, with a narrow network. Two formats go through Ray
+as well: one of outlines, and one whose images Ray's processes get with a measured range of
+brightness and its own split.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -13,12 +15,16 @@ import tifffile
 
 from benchmarks.replay import execute_here
 from core import predict
+from core.config import DataConfig
 from core.data import load_data
+from core.data.split import split
+from core.metric.ap50 import MatchTable
 from core.prediction import trained_model
 from tests.core.data.exports.export import SCENE, Export
 from tests.core.data.exports.table import EXPORTS
 from tune import read_study, retrain
 from tune.search import main
+from tune.store.folder import match_table_path
 from tune.study import conductor
 
 pytestmark = pytest.mark.study
@@ -45,15 +51,48 @@ confirm: {top: 0}
 """
 
 
-def search(tmp_path: Path, *arguments: str, rates: str = "[1e-4]") -> int:
-    """Search on tmp_path/data, or continue."""
+def command(tmp_path: Path, *arguments: str, rates: str = "[1e-4]") -> list[str]:
+    """The arguments of a search on tmp_path/data."""
     (tmp_path / "space.yaml").write_text(SPACE.replace("[1e-4]", rates))
-    command = [
+    return [
         "--space", str(tmp_path / "space.yaml"), "--data", str(tmp_path / "data"),
         "--results", str(tmp_path / "results"), *arguments,
     ]  # fmt: skip
+
+
+def search(tmp_path: Path, *arguments: str, rates: str = "[1e-4]") -> int:
+    """Search on tmp_path/data, or continue."""
     with mock.patch.object(conductor, "execute", execute_here):
-        return main(command)
+        return main(command(tmp_path, *arguments, rates=rates))
+
+
+def deep_label_images(folder: Path) -> None:
+    """Images of 16 bits in `train` and `val`, with label images beside them."""
+    for number, sample in enumerate(SCENE.samples):
+        path = folder / ("val" if number == 0 else "train") / sample.name
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(f"{path}.tif", sample.image.astype(np.uint16) * 11, photometric="rgb")
+        tifffile.imwrite(f"{path}_masks.tif", sample.label_maps[0])
+
+
+@pytest.mark.parametrize("write", [EXPORTS["qupath"].write, deep_label_images])
+def test_a_search_through_ray_trains_on_what_the_driver_read(
+    write: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data")
+    assert main(command(tmp_path, "--parallel", "1")) == 0
+    assert "1 complete" in capsys.readouterr().out
+    study = read_study("export", tmp_path / "results")
+    (record,) = study.records
+    data = load_data(str(tmp_path / "data"))
+    assert study.description["data"]["fingerprint"] == data.fingerprint
+    kept = MatchTable.load(match_table_path(study.folder.trial(record.id), 1))
+    validating = split(data, DataConfig(validation_fraction=0.5)).validation
+    assert kept.image_names == tuple(data.samples[index].name for index in validating)
+    counts_IC = data.instance_counts()[list(validating)]
+    np.testing.assert_array_equal(kept.truths_IC, counts_IC)
+    assert record.settings["data.intensity"] == (data.intensity or "auto")
 
 
 @pytest.mark.usefixtures("narrow")
