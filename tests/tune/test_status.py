@@ -161,6 +161,7 @@ def test_a_study_that_nobody_drives_says_how_its_last_run_ended(
         run = Run.begun_here(request().to_document(), str(tmp_path / "shown"), 2)
     seen = status(capsys, *arguments)  # the driver gave up its claim and left no word
     assert "Not driven: the same command continues the study" in seen
+    assert "1 complete, 1 failed, 1 to be continued and 3 waiting" in seen
     assert "left" not in seen
     with Claim(f"sqlite:///{tmp_path / 'shown/study.db'}", "shown") as claim:
         ledger = Ledger(claim, request())

@@ -177,13 +177,25 @@ class Progress:
         return self._left
 
 
-def counts_line(records: Sequence[TrialRecord], planned: int | None, confirms: bool = False) -> str:
+def counts_line(
+    records: Sequence[TrialRecord],
+    planned: int | None,
+    confirms: bool = False,
+    driven: bool = True,
+) -> str:
     """The numbers of trials by state, and of those that have not begun.
 
     planned    number of trials there will be; None where it is not known
     confirms   whether they are the trials of a confirmation
+    driven     whether a living process drives the study, without which nothing runs
     """
-    counts = [(sum(record.state is state for record in records), word) for state, word in STATES]
+    counts = [
+        (
+            sum(record.state is state for record in records),
+            word if driven or state is not State.RUNNING else "to be continued",
+        )
+        for state, word in STATES
+    ]
     total = len(records) if planned is None else planned
     waiting = max(0, total - len(records))
     said = [f"{count} {word}" for count, word in (*counts, (waiting, "waiting")) if count]

@@ -32,13 +32,17 @@ def study_screen(standing: Standing) -> list[RenderableType]:
     lines = [
         f"Study {standing.name}: files {where}, ledger {without_password(standing.storage)}",
         driver_sentence(standing),
-        counts_line(standing.searched.records, standing.planned),
+        counts_line(standing.searched.records, standing.planned, driven=standing.is_driven),
     ]
     parts: list[RenderableType] = [*map(_line, lines)]
     parts += _running(standing, standing.searched.records)
     if standing.confirmed is not None:
         records = [one for one in standing.confirmed.records if one.state is not State.PRUNED]
-        parts.append(_line(counts_line(records, standing.to_confirm, confirms=True)))
+        parts.append(
+            _line(
+                counts_line(records, standing.to_confirm, confirms=True, driven=standing.is_driven)
+            )
+        )
         parts += _running(standing, records, confirms=True)
     pace = [sentence for sentence in (_rate(standing), time_left(standing.left)) if sentence]
     if pace and standing.is_driven:
@@ -152,7 +156,8 @@ def best_sentence(standing: Standing, sure: "Interval | None" = None) -> str | N
 def one_line(standing: Standing) -> str:
     """A study on one line: its trials, the best of them, and who drives it."""
     best = standing.searched.best
-    parts = [f"{standing.name}: {counts_line(standing.searched.records, standing.planned)}"]
+    counts = counts_line(standing.searched.records, standing.planned, driven=standing.is_driven)
+    parts = [f"{standing.name}: {counts}"]
     if standing.confirmed is not None:
         ended = sum(one.state in (State.COMPLETE, State.FAIL) for one in standing.confirmed.records)
         parts.append(f"{ended} of {many(standing.to_confirm, 'confirming trial')} ended")
