@@ -78,8 +78,9 @@ class UrlStore:
             if parse_json(found)["identity"] == identity:
                 return
         raise StudyError(
-            f"--store: {without_password(self.url)} holds files of another study that is called"
-            f" {self.study}; name another URL, or give this search another --study name"
+            f"--store: another study that is called {self.study} has its files at"
+            f" {without_password(self.url)}; name another URL, or give this search another --study"
+            " name"
         )
 
     def read(self, name: str) -> bytes | None:

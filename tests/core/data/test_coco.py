@@ -856,7 +856,7 @@ def test_several_unnamed_files_are_refused_by_name(tmp_path: Path) -> None:
     path = many_cells(tmp_path)
     (tmp_path / "first.json").write_text(path.read_text())
     path.rename(tmp_path / "second.json")
-    assert "there are first.json, second.json; name one train.json" in refusal(tmp_path)
+    assert "there are first.json and second.json; name one train.json" in refusal(tmp_path)
 
 
 def test_a_validation_file_that_is_not_read_is_noted(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_figure_says_every_part_of_every_bar_in_numbers(
     svg = draw_figure("limits", drawing).wide
     for one in contents[name].limits:
         parts = " · ".join(f"{100 * one.share(kind):.0f}" for kind in INSTANCE_KINDS)
-        assert f">{parts} of {sum(one.instances.values()):,}<" in svg
+        assert f">{parts}% of {sum(one.instances.values()):,}<" in svg
     assert svg.count("found<") == 2  # found, not found
     assert "interval" in drawing.caption
 
