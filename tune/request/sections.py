@@ -550,12 +550,8 @@ def _start_point(
             raise SpaceError(
                 f"{place}: {name} is searched only where {condition(parameter.when)}. Leave it out."
             )
-    given = tuple(
-        replace(one, domain=Choices((point[one.name],))) if one.name in point else one
-        for one in space.parameters
-    )
     _refuse_all_forbidden(
-        replace(space, parameters=given), place, "is forbidden by `forbid:`, whatever else it has"
+        space.pinned(point), place, "is forbidden by `forbid:`, whatever else it has"
     )
     filled = space.sample(lambda name, domain: point.get(name, domain.corners[0]))
     space.resolve(filled, place)

@@ -3,6 +3,7 @@
 This module reads no file.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,16 @@ class SearchSpace:
         named = {name for rule in self.forbid for name in rule}
         return self.part(named.__contains__).corners
 
+    def pinned(self, point: Mapping[str, Value]) -> "SearchSpace":
+        """The same space with one value for each parameter that a point, or a part of it, names."""
+        return replace(
+            self,
+            parameters=tuple(
+                replace(one, domain=Choices((point[one.name],))) if one.name in point else one
+                for one in self.parameters
+            ),
+        )
+
     def resolve(self, params: Mapping[str, Value], place: str = "space") -> TrialConfig:
         """The configuration of a point. Raises SettingError, whose message names `place`, where a
         value is outside its range or settings exclude each other.
@@ -274,14 +285,17 @@ class SearchSpace:
     def corners(self) -> "SearchSpace":
         """The same space with each range replaced by a few of its values.
 
-        These are its two ends and the values that some `when` names.
+        These are its two ends, the values that some `when` or a rule of `forbid` names, and, where
+        those are all of these, one that none names, if the range has steps.
         """
 
         def corners(parameter: Parameter) -> Choices:
-            named = [
-                value for value in self.told_apart(parameter.name) if value in parameter.domain
-            ]
-            return Choices(tuple(dict.fromkeys([*parameter.domain.corners, *named])))
+            domain = parameter.domain
+            named = [value for value in self.told_apart(parameter.name) if value in domain]
+            values: list[Value] = [*domain.corners, *named]
+            if domain.count is not None and set(values) <= set(named):
+                values += itertools.islice((one for one in domain.points() if one not in named), 1)
+            return Choices(tuple(dict.fromkeys(values)))
 
         return replace(
             self, parameters=tuple(replace(one, domain=corners(one)) for one in self.parameters)

@@ -13,7 +13,7 @@ from tune.ledger.proposals import next_point, preview
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document, with_overrides
 from tune.request.request import StudyRequest
-from tune.space.domains import Choices
+from tune.space.domains import Choices, IntRange
 from tune.space.space import Parameter, SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.going_on import refuse_other_facts, study_facts
@@ -52,16 +52,19 @@ values = st.sets(st.integers(1, 4), min_size=1, max_size=3).map(sorted)
 rules = st.lists(
     st.dictionaries(st.sampled_from(names), values.map(tuple), min_size=1, max_size=3), max_size=4
 )
+domains = values.flatmap(
+    lambda some: st.sampled_from([Choices(tuple(some)), IntRange(some[0], some[-1])])
+)
 
 
-@given(st.tuples(values, values, values), values, rules)
+@given(st.tuples(domains, domains, domains), values, rules)
 def test_the_grid_and_the_size_are_those_of_all_points_less_the_forbidden(
     domains: Any, allowed: list[int], forbid: Any
 ) -> None:
     """The last setting is searched only where the second has certain values."""
     conditions: Any = [{}, {}, {names[1]: tuple(allowed)}]
     parameters = tuple(
-        Parameter(name, Choices(tuple(domain)), when)
+        Parameter(name, domain, when)
         for name, domain, when in zip(names, domains, conditions, strict=True)
     )
     space = SearchSpace(parameters=parameters, forbid=tuple(forbid))
@@ -103,8 +106,9 @@ def test_no_sampler_proposes_what_is_forbidden(sampler: str) -> None:
 
 
 def test_a_sampler_that_meets_what_is_forbidden_nearly_everywhere_still_finds_the_rest() -> None:
-    """Of 1,728 points one is allowed."""
+    """Of 27,648 points one is allowed."""
     names = ["horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise"]
+    names += ["vertical_flip", "stain_jitter", "scale_jitter", "quarter_turns"]
     space = {f"augment.{name}": [True, False] for name in names}
     space["optim.batch_size"] = list(range(1, 55))  # type: ignore[assignment]
     forbid: list[dict[str, Any]] = [{f"augment.{name}": True} for name in names]
@@ -112,7 +116,19 @@ def test_a_sampler_that_meets_what_is_forbidden_nearly_everywhere_still_finds_th
     asked = request(space=space, forbid=forbid)
     assert asked.space.size == 1
     (record,) = preview(asked, 1)
-    assert record.params == {f"augment.{name}": False for name in names} | {"optim.batch_size": 54}
+    allowed = {f"augment.{name}": False for name in names} | {"optim.batch_size": 54}
+    assert record.params == allowed
+    space["optim.batch_size"] = {"low": 1, "high": 60}  # type: ignore[assignment]
+    start = [{"optim.batch_size": size} for size in (55, 58)]
+    started = request(space=space, forbid=forbid, start=start)
+    assert [record.params for record in preview(started, 2)] == [allowed | one for one in start]
+
+
+def test_a_rule_that_forbids_both_ends_of_a_range_leaves_what_is_between() -> None:
+    space = {"optim.batch_size": {"low": 1, "high": 4}}
+    asked = request(space=space, forbid=[{"optim.batch_size": [1, 4]}])
+    assert asked.space.size == 2
+    assert {record.params["optim.batch_size"] for record in preview(asked, 30)} == {2, 3}
 
 
 def test_a_start_point_is_completed_by_what_is_allowed() -> None:
