@@ -4,6 +4,7 @@ The conductor is given the messages of workers by hand; Ray is not started, the 
 """
 
 import contextlib
+import io
 import sqlite3
 import subprocess
 import sys
@@ -12,19 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from core.files import write_json_atomically
 from tests.replayed import EPOCHS, ROOT, Search, begun, read_table
 from tests.tune.test_retries import Desk, Unseen, desk
+from tune.engine import mps
 from tune.engine.messages import Failure, Then
-from tune.ledger.orders import Deed, Order, order_of, place_order, read_orders
+from tune.ledger.ledger import Ledger
+from tune.ledger.orders import Deed, Order, order_of, orders_name, place_order, read_orders
 from tune.ledger.reading import read_ledger
-from tune.ledger.records import State
+from tune.ledger.records import Point, State
 from tune.request.file import from_document
 from tune.status import main
 from tune.store.folder import STUDY_FORMAT
 from tune.study import conductor as study
 from tune.study.candidates import may_be_chosen, to_continue
+from tune.study.limits import Limits
+from tune.study.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +214,70 @@ def test_an_order_that_comes_too_late_is_answered_and_changes_nothing(tmp_path: 
     assert sorted(answers(tmp_path)) == [
         "it had ended before: COMPLETE", "it is COMPLETE", "there is no such trial",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["is done", "died"])
+def test_an_order_to_stop_is_answered_at_once_however_the_attempt_ends(
+    tmp_path: Path, how: str
+) -> None:
+    with driven(tmp_path) as at:
+        one = at.conductor.hand_out()
+        assert one is not None
+        at.trained(one, 1)
+        ask(tmp_path, Deed.STOP, one.trial)
+        at.done(one) if how == "is done" else at.died(one)
+        done = how == "is done"
+        assert answers(tmp_path) == [
+            "it had ended before: COMPLETE" if done else "stopped after 1 epoch"
+        ]
+        assert at.ledger.records[0].state is (State.COMPLETE if done else State.PRUNED)
+        following = at.conductor.hand_out()
+        assert following is not None
+        assert following.trial == 1
+
+
+def test_an_order_for_a_trial_of_the_search_touches_no_trial_of_the_confirmation(
+    tmp_path: Path,
+) -> None:
+    """The trials of both are numbered from 0, and those of the search are more."""
+    with driven(tmp_path) as at:
+        while (one := at.conductor.hand_out()) is not None:
+            at.done(one)
+        plan, (best, *_) = at.conductor._plan, at.ledger.records
+        asked = study.confirmation.confirming_request(plan.request)
+        wanted = [Point("trial 0", best.params, best.settings)]
+        confirming = Ledger(at.ledger.claim, asked, wanted)
+        phase = study._confirm_phase(plan, at.ledger, confirming, ())
+        with (
+            Progress(1, Console(file=io.StringIO()), "confirm") as progress,
+            study._Conductor(plan, phase, progress, Limits(), mps.turns("")) as conductor,
+        ):
+            one = conductor.hand_out()
+            assert one is not None
+            for deed, trial in ((Deed.STOP, 0), (Deed.REQUEUE, 0), (Deed.STOP, 8)):
+                ask(tmp_path, deed, trial)
+            assert conductor.hand_out() is None
+            assert answers(tmp_path) == ["the search had ended, and its best are confirmed"] * 3
+            assert Desk(conductor, confirming).trained(one, 3)
+        assert [record.state for record in confirming.records] == [State.COMPLETE]
+
+
+def test_an_order_that_no_driver_of_this_version_knows_ends_neither_driver_nor_reader(
+    tmp_path: Path,
+) -> None:
+    known = {"deed": "stop", "trial": 0, "by": "somebody", "at": 1, "token": 0}
+    with driven(tmp_path) as at:
+        one = at.conductor.hand_out()
+        assert one is not None
+        orders = at.ledger.claim.database.made_study(orders_name("again"))
+        for name, content in {
+            "order a": {**known, "deed": "dance"}, "order b": "stop", "order c": {"deed": "stop"},
+            "order d": {**known, "trial": "first"}, "order e": {**known, "priority": 3},
+        }.items():  # fmt: skip
+            orders.set_attribute(name, content)
+        assert [order.id for order in read_orders(url(tmp_path), "again")] == ["e"]
+        assert at.trained(one, 1)
+        assert at.ledger.records[0].state is State.PRUNED
 
 
 def test_an_order_adds_rows_and_changes_none(tmp_path: Path) -> None:

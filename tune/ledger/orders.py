@@ -13,6 +13,7 @@ transaction that changes it, so a driver that finds it there has only the answer
 order to end is for the driver that ran when it was given: the next one continues the study.
 """
 
+import contextlib
 import getpass
 import socket
 import uuid
@@ -116,12 +117,22 @@ def _orders_in(attributes: Mapping[str, Any]) -> list[Order]:
     for name, content in attributes.items():
         kind, _, key = name.partition(" ")
         if kind == "order":
-            answer = attributes.get(f"answer {key}")
-            fields = {**content, "deed": Deed(content["deed"])}
-            orders.append(
-                Order(key, **fields, answer=None if answer is None else OrderAnswer(**answer))
-            )
+            # What another version asks for is left to a driver that knows it.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                orders.append(_order_in(key, content, attributes.get(f"answer {key}")))
     return sorted(orders, key=lambda order: (order.at, order.id))
+
+
+def _order_in(key: str, content: Any, answer: Any) -> Order:
+    return Order(
+        key,
+        Deed(content["deed"]),
+        None if content["trial"] is None else int(content["trial"]),
+        str(content["by"]),
+        int(content["at"]),
+        int(content["token"]),
+        None if answer is None else OrderAnswer(**answer),
+    )
 
 
 class OrderBook:

@@ -839,8 +839,12 @@ class _Conductor:
         for order in self._orders.unanswered():
             if order.deed is Deed.DRAIN:
                 self._drain(order)
-            elif order.trial is None or not 0 <= order.trial < len(self._ledger.records):
+            elif order.trial is None or not 0 <= order.trial < len(self._phase.searched.records):
                 self._orders.answer(order, False, "there is no such trial")
+            elif self._phase.name != "search":  # its trials have numbers of their own
+                self._orders.answer(
+                    order, False, "the search had ended, and its best are confirmed"
+                )
             elif order.deed is Deed.REQUEUE:
                 self._requeue(order, order.trial)
             elif order.trial in self._heard:
@@ -865,10 +869,9 @@ class _Conductor:
         return order is not None and self._stop(order, number)
 
     def _stop(self, order: Order, number: int) -> bool:
-        """Stop a trial that no worker runs between two epochs, and answer the order."""
-        if self._phase.name != "search":
-            self._orders.answer(order, False, "the search had ended, and its best are confirmed")
-            return False
+        """Stop a trial that no worker runs between two epochs, and answer the order; returns
+        whether it was stopped.
+        """
         record = self._ledger.records[number]
         there = order.id in record.obeyed  # done by a driver that died before it could answer
         if record.state is not State.RUNNING and not there:
@@ -887,7 +890,7 @@ class _Conductor:
         """Give a trial that failed or was stopped another attempt, and answer the order."""
         record = self._ledger.records[number]
         if order.id not in record.obeyed:
-            if self._phase.name != "search" or self._phase.is_chosen():
+            if self._phase.is_chosen():
                 self._orders.answer(order, False, "the candidates of the confirmation are chosen")
                 return
             if record.state not in (State.FAIL, State.PRUNED):
@@ -1022,6 +1025,10 @@ class _Conductor:
         if ended or self._limits.reached or not self._budget_allows(others):
             del self._heard[number]
             self._without_room.discard(number)
+            self._stopped_by_a_person(number)  # or its order is answered: it has ended
+            if not (ended or self._limits.reached):
+                # The budget may have room for it later: another trial may fail in its epoch.
+                self._ledger.again(number)
         self._show(number)
         self._note_runs()
         if ended:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tune.test_retries import Desk, Unseen, desk
-from tune.engine.messages import Assignment
+from tune.engine.messages import Assignment, Failure, Then
 from tune.ledger.records import State, TrialRecord
 from tune.request.request import Resources
 from tune.study import conductor as study
@@ -54,6 +54,24 @@ def test_a_budget_of_epochs_holds_over_runs_and_a_larger_one_finishes_the_study(
     with desk(tmp_path, 0.0, parallel, gpus=0) as at, at.ledger.claim:
         assert train_until_it_ends(at, Limits(epochs=27)) == 20
         assert at.ledger.finished
+
+
+def test_a_trial_that_made_way_for_the_budget_goes_on_where_another_leaves_room(
+    tmp_path: Path,
+) -> None:
+    """The last epoch that the budget allows is begun by a trial that fails in it."""
+    two = {"sampler": "random", "trials": 2, "seed": 0}
+    with desk(tmp_path, 0.0, 2, gpus=0, search=two) as at, at.ledger.claim:
+        at.conductor._limits = Limits(epochs=3)
+        first, second = at.hand_out_all()
+        assert not at.trained(first, 1)
+        assert at.trained(second, 1)  # the third epoch is that of the first trial
+        at.conductor.take_in(first, Failure("loss is nan", Then.FAIL))
+        again = at.conductor.hand_out()
+        assert again is not None
+        assert (again.trial, again.known_epochs) == (second.trial, 1)
+        assert at.trained(again, 2)
+        assert at.conductor.finished
 
 
 def test_no_trial_begins_that_the_budget_ends_before_its_first_rung(tmp_path: Path) -> None:
