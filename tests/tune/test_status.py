@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from sqlalchemy import func
 
@@ -32,7 +33,8 @@ from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.status import main
 from tune.store.folder import STUDY_FORMAT, StudyFolder, match_table_path
-from tune.study.standing import Rate, Standing
+from tune.study import standing as standings
+from tune.study.standing import Rate, Standing, read_standing
 
 SPACE: dict[str, Any] = {
     "study": "shown",
@@ -136,6 +138,18 @@ def test_the_ledger_alone_is_enough_and_the_screen_says_what_it_lacks(
     assert "no interval" not in here
 
 
+def test_studies_of_other_programs_in_a_shared_ledger_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with driven(tmp_path / "results"):
+        storage = f"sqlite:///{tmp_path / 'results/shown/study.db'}"
+        other = optuna.create_study(study_name="other", storage=storage)
+        other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        listed = status(capsys, "--storage", storage, "--results", str(tmp_path / "none"))
+    assert listed.startswith("shown: ")
+    assert listed.count("\n") == 1
+
+
 def test_looking_changes_no_byte_and_no_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +184,24 @@ def test_a_study_that_nobody_drives_says_how_its_last_run_ended(
     with Claim(f"sqlite:///{tmp_path / 'shown/study.db'}", "shown") as claim:
         Ledger(claim, request()).note_run(replace(run, finished=True, ended=now_ms()))
     assert "Finished at 20" in status(capsys, *arguments)
+
+
+def test_a_driver_that_ends_while_its_study_is_read_is_not_taken_for_one_that_left_no_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = standings.read_ledger
+    with driven(tmp_path) as ledger:
+        run = Run.begun_here(request().to_document(), str(tmp_path / "shown"), 2)
+
+        def read_and_end(storage: str, study: str) -> Reading | None:
+            found = read(storage, study)
+            monkeypatch.setattr(standings, "read_ledger", read)
+            ledger.note_run(replace(run, finished=True, ended=now_ms()))
+            ledger.claim.__exit__(None, None, None)
+            return found
+
+        monkeypatch.setattr(standings, "read_ledger", read_and_end)
+        assert read_standing("shown", tmp_path).finished
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -266,19 +298,22 @@ def test_a_study_that_is_not_there_is_refused_in_one_sentence(
 
 @pytest.mark.study
 def test_a_search_that_is_looked_at_ends_as_if_alone(tmp_path: Path) -> None:
-    watched, alone = Search(tmp_path / "watched"), Search(tmp_path / "alone")
+    # Longer than two looks take to start, also beside other work.
+    do = ("--epoch-seconds", "3")
+    watched, alone = Search(tmp_path / "watched", do=do), Search(tmp_path / "alone")
     driver = watched.start()
     looking = [sys.executable, "-m", "tune.status", "--results", str(watched.results)]
     watched.wait_for("0-2-1", driver)
     seen = [
         subprocess.run(
             [*looking, *more], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-        ).stdout
+        )
         for more in ([], ["--study", "faulty"])
     ]
+    assert [(one.returncode, one.stderr) for one in seen] == [(0, "")] * 2
+    assert all("Driven by process" in one.stdout for one in seen)
     assert driver.wait(280) == alone.run() == 0
     watched.assert_complete(6)
-    assert "Driven by process" in seen[0]
     left_out = {"seconds", "gpu_hours"}
     of_both = [
         [{name: row[name] for name in row.keys() - left_out} for row in read_table(one)]

@@ -16,23 +16,17 @@ from tune.ledger.storage import open_to_read
 class Holder:
     """The process that claimed a study, and has not given it up.
 
-    token     number of the claim: a later claim has a larger one
-    silence   seconds since its last heartbeat, both by the database's clock
-    here      whether it is, or was, a process of this machine
+    token      number of the claim: a later claim has a larger one
+    silence    seconds since its last heartbeat, both by the database's clock
+    is_alive   whether it counted as alive when this was read, by the rule by which another driver
+               would be refused
     """
 
     pid: int
     host: str
     token: int
     silence: float
-    here: bool
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it counts as alive, by the rule by which another driver would be refused."""
-        if self.silence > CLAIM_SECONDS:
-            return False
-        return not self.here or processes.is_running(self.pid)
+    is_alive: bool
 
 
 def holder_of(storage: str, study: str) -> Holder | None:
@@ -60,10 +54,7 @@ def holder_of(storage: str, study: str) -> Holder | None:
         return None
     token, text, heard, now = row
     driver = parse_json(text)
-    return Holder(
-        int(driver["pid"]),
-        str(driver["host"]),
-        int(token),
-        (now - heard).total_seconds(),
-        driver.get("machine") == processes.machine_name(),
-    )
+    pid, silence = int(driver["pid"]), (now - heard).total_seconds()
+    here = driver.get("machine") == processes.machine_name()
+    is_alive = silence <= CLAIM_SECONDS and (not here or processes.is_running(pid))
+    return Holder(pid, str(driver["host"]), int(token), silence, is_alive)

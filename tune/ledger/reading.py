@@ -72,12 +72,18 @@ def confirming_name(study: str) -> str:
 def studies_in(storage: str) -> list[str]:
     """The names of the studies in a ledger, without their confirmations; empty without a ledger.
 
-    Raises the errors of `read_ledger`.
+    Studies of other programs that use Optuna are left out. Raises the errors of `read_ledger`.
     """
     with open_to_read(storage) as database:
-        names = [] if database is None else database.names()
-    # The name of a study of ours holds no dot.
-    return sorted(name for name in names if "." not in name)
+        if database is None:
+            return []
+        # The name of a study of ours holds no dot.
+        found = {name: database.study(name) for name in database.names() if "." not in name}
+        return sorted(
+            name
+            for name, study in found.items()
+            if study is not None and {IDENTITY_KEY, FACTS_KEY} & study.attributes().keys()
+        )
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:

@@ -166,7 +166,15 @@ def read_standing(name: str, results: Path, storage: str | None = None) -> Stand
         storage = storage_of(recall_options(given, folder, moved=True), folder)
     elif storage is None:
         storage = storage_of(Options(results), folder)
-    reading = read_ledger(storage, name)
+    holder = holder_of(storage, name)
+    while True:
+        reading = read_ledger(storage, name)
+        confirmed = read_ledger(storage, confirming_name(name))
+        orders = read_orders(storage, name)
+        before, holder = holder, holder_of(storage, name)
+        # A driver that began or ended meanwhile wrote how its run stands.
+        if (before and before.token) == (holder and holder.token):
+            break
     if reading is None:
         if described:
             raise StudyError(without_ledger(folder, storage, "name it with --storage"))
@@ -186,9 +194,9 @@ def read_standing(name: str, results: Path, storage: str | None = None) -> Stand
         folder if folder.path.is_dir() else None,
         request,
         reading,
-        read_ledger(storage, confirming_name(name)),
-        holder_of(storage, name),
-        read_orders(storage, name),
+        confirmed,
+        holder,
+        orders,
     )
 
 
