@@ -250,18 +250,20 @@ def caption_of(found: Mapping[str, Any]) -> str:
     if found["epochs"] < found["planned_epochs"]:
         ran = f"{found['epochs']} of {found['planned_epochs']} planned epochs"
     on_gpu = not str(found["machine"]).startswith("no GPU")
-    where = "a GPU" if on_gpu else f"{many(found['threads'], 'thread')} of a processor, without GPU"
+    where = "a GPU" if on_gpu else f"{many(found['threads'], 'thread')} of a processor, without a GPU"
     sure = as_interval(found["ap50"], found["low"], found["high"], signed=False)
     return (
-        "*Colon tissue with stained nuclei (CoNSeP), as it is, as annotated, and as predicted. This"
-        " image was not chosen for its looks: of the"
+        "*Colon tissue with stained nuclei (CoNSeP): the image, its annotated cells, and the cells"
+        " that a model found. The image was not chosen for its looks: of the"
         f" {many(found['validation_images'], 'validation image')} it has the median AP50,"
-        f" {as_ap50(found['image_ap50'])}. Over all of them AP50 is {sure} as the mean of"
-        f" {many(len(found['per_class']), 'class', 'classes')} of cells (95% confidence,"
-        f" {many(found['validation_tiles'], 'tile')}), and {as_ap50(found['any_class_ap50'])} where"
-        " only outlines count. The model is a ResNet-50 from ImageNet's weights, trained for"
+        f" {as_ap50(found['image_ap50'])}, where 1 means that every cell is found and nothing else."
+        f" Over all of them AP50 is {sure} as the mean of"
+        f" {many(len(found['per_class']), 'class', 'classes')} of cells; the numbers in parentheses"
+        f" are its 95% interval, from {many(found['validation_tiles'], 'tile')}. It is"
+        f" {as_ap50(found['any_class_ap50'])} if the class of a cell does not count. The model is a"
+        " Mask R-CNN with a ResNet-50 that begins with ImageNet's weights. It was trained for"
         f" {ran} on {many(found['training_images'], 'image')} of {found['side']} px from other"
-        f" tiles: {as_duration(found['train_seconds'])} on {where}.*"
+        f" tiles, which took {as_duration(found['train_seconds'])} on {where}.*"
     )
 
 
