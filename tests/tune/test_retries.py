@@ -34,6 +34,7 @@ from tune.ledger.records import State
 from tune.ledger.storage import IN_MEMORY
 from tune.request.file import from_document
 from tune.store.trial_files import EPOCH_FILE
+from tune.store.url import Collection, UrlStore
 from tune.study import conductor as study
 from tune.study.limits import Limits
 from tune.study.options import Options
@@ -634,3 +635,56 @@ def test_parallel_caps_the_trials_on_nodes_that_join(tmp_path: Path) -> None:
         at.conductor._plan = replace(at.conductor._plan, options=options)
         at.conductor.now_has(Machine((Node(16, 8),), "cluster"))
         assert len(at.hand_out_all()) == 2
+
+
+def with_store(at: Desk, folder: Path) -> None:
+    """Let trials' files come through the URL of a store, here a folder."""
+    collection = Collection(UrlStore(f"file://{folder}", "again", pauses=()))
+    at.conductor._phase = replace(at.conductor._phase, collection=collection)
+
+
+def test_the_error_of_a_failed_trial_comes_from_the_stores_url(tmp_path: Path) -> None:
+    with desk(tmp_path, 1.0, 1) as at:
+        with_store(at, tmp_path / "far")
+        for message in (Failure("ValueError: no", Then.FAIL), WorkerLost(Cause.GPU_FAILED)):
+            one = at.conductor.hand_out()
+            assert one is not None
+            there = tmp_path / "far" / "again" / "trials" / str(one.trial)
+            there.mkdir(parents=True)
+            (there / "error.txt").write_text("Traceback")
+            (there / "last.safetensors").write_text("large")
+            assert at.conductor.take_in(one, message)
+            here = [path.name for path in Path(one.folder).iterdir()]
+            assert here == ["error.txt"]
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["at its end", "interrupted"])
+def test_kept_weights_come_from_the_stores_url_unless_a_scheduler_waits_for_the_end(
+    tmp_path: Path, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path, 1.0, 1) as at:
+        with_store(at, tmp_path / "far")
+        one = at.conductor.hand_out()
+        assert one is not None
+        there = tmp_path / "far" / "again" / "trials" / str(one.trial)
+        there.mkdir(parents=True)
+        (there / "best-0003.safetensors").write_text("large")
+        at.done(one)
+        monkeypatch.setattr(study, "interrupted", lambda: asked)
+    assert (Path(one.folder) / "best-0003.safetensors").exists() is not asked
+
+
+def test_what_a_killed_worker_left_half_written_goes_when_its_trial_has_failed(
+    tmp_path: Path,
+) -> None:
+    with desk(tmp_path, 1.0, 1) as at:
+        for _ in range(MAX_LOST + 1):
+            one = at.conductor.hand_out()
+            assert one is not None
+            matches = Path(one.folder) / "matches"
+            matches.mkdir(parents=True, exist_ok=True)
+            (matches / ".epoch-0001.npz.7.part").write_text("half")
+            (matches.parent / ".last.safetensors.7.part").write_text("half")
+            at.died(one)
+        assert at.ledger.records[one.trial].state is State.FAIL
+        assert not list(Path(one.folder).rglob(".*.part"))

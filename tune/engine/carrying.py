@@ -8,6 +8,7 @@ Ray's object store.
 
 import contextlib
 import secrets
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from core.errors import StorageError
+from core.errors import ProcessLost, ResourceError, StorageError
 from core.text import first_line, many
 from tune.engine import scratch
 from tune.engine.messages import Assignment
@@ -53,7 +54,9 @@ class _Asking:
     keeper: Any
 
     def __call__(self, operation: str, *arguments: Any) -> Any:
-        """The result of an operation. Raises what the keeper raised, or StorageError without it."""
+        """The result of an operation. Raises what the keeper raised, StorageError if it has ended,
+        and ProcessLost if Ray loses the answer.
+        """
         try:
             return ray.get(getattr(self.keeper, operation).remote(*arguments))
         except RayTaskError as error:
@@ -62,6 +65,11 @@ class _Asking:
             raise StorageError(
                 f"the process that keeps trials' files on the driver's machine has ended"
                 f" ({first_line(error)}); run the same command again: it continues"
+            ) from None
+        except RayError as error:  # such as a piece that did not arrive
+            raise ProcessLost(
+                "Ray brought no answer from the process that keeps trials' files on the driver's"
+                f" machine ({first_line(error)})"
             ) from None
 
 
@@ -94,7 +102,11 @@ class ClusterFiles:
             with opened_here(place, assignment.attempt) as files:
                 yield files
             return
-        with scratch.folder() as temporary:
+        with contextlib.ExitStack() as stack:
+            try:
+                temporary = stack.enter_context(scratch.folder())
+            except ResourceError as error:  # the next trial would fail there too
+                raise StorageError(f"on {socket.gethostname()}, {error}") from None
             shelf.enter(place)
             try:
                 copy = temporary / "trial"
@@ -173,7 +185,7 @@ def _check_store(store: UrlStore) -> None:
     once = replace(store, pauses=())  # what fails now would fail a minute later
     try:
         once.put(name("driver"), text.encode())
-        _on_each(nodes, once, "wrote", [name("driver")] * len(nodes), text, [*map(name, nodes)])
+        _on_each(nodes, once, "written", [name("driver")] * len(nodes), text, [*map(name, nodes)])
         for node in nodes:
             if once.read(name(node)) != text.encode():
                 raise StorageError(f"this machine does not read what node {node} wrote")

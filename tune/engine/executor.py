@@ -50,7 +50,7 @@ def execute(
     """
     with (
         ended_by_interrupt(),
-        Ending(grace) as ending,
+        Ending(grace, cluster=machine.address is not None) as ending,
         ray_session(machine) as scratch,
         _files(machine, folder, store, desk) as open_files,
     ):

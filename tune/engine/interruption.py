@@ -20,16 +20,17 @@ from tune import processes
 class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Ends Ray Tune after a Ctrl-C: when nothing runs any more, or when the grace time is over.
 
-    grace   seconds that running epochs have to end
+    grace     seconds that running epochs have to end
+    cluster   whether Ray's own processes are those of a cluster, which may be gone
 
-    As a context manager around all that Ray does, it ends this process at once where Ray has not
-    ended some seconds after the grace time: Ray waits for a minute for a cluster that is gone.
+    As a context manager around all that Ray does, it ends this process at once where a cluster has
+    not answered some seconds after the grace time: Ray waits for a minute for one that is gone.
     Ray's own answer would clear away the reports of running epochs at once, and give their workers
     ten seconds.
     """
 
-    def __init__(self, grace: float) -> None:
-        self._grace = grace
+    def __init__(self, grace: float, cluster: bool = False) -> None:
+        self._grace, self._cluster = grace, cluster
         self._asked_at: float | None = None
         self._last: threading.Timer | None = None
 
@@ -55,9 +56,10 @@ class Ending(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
             interrupts.note_interrupt()
             self._asked_at = time.monotonic()
             signal.signal(signal.SIGINT, _at_once)
-            self._last = threading.Timer(self._grace + _LAST_SECONDS, _at_once)
-            self._last.daemon = True
-            self._last.start()
+            if self._cluster:
+                self._last = threading.Timer(self._grace + _LAST_SECONDS, _at_once)
+                self._last.daemon = True
+                self._last.start()
 
         before = signal.signal(signal.SIGINT, first)
         try:

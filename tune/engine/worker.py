@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -201,12 +202,14 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     def _failure(self, error: Exception, assignment: Assignment) -> Failure:
         seconds = 0.0 if self._epoch_began is None else time.monotonic() - self._epoch_began
         folder = Path(assignment.folder) if self._files is None else self._files.folder
-        reason, then = _reason_and_step(error, folder)
-        if self._files is not None:
-            # The error is the news, and not that the place of the files refuses them as well.
-            with contextlib.suppress(OSError, StorageError, ProcessLost):
-                self._files.epoch_ended()
-                self._files.hand_over()
+        try:
+            reason, then = _reason_and_step(error, folder, Path(assignment.folder))
+        finally:  # GpuFailed too leaves `error.txt`
+            if self._files is not None:
+                # The error is the news, and not that the place of the files refuses them as well.
+                with contextlib.suppress(OSError, StorageError, ProcessLost):
+                    self._files.epoch_ended()
+                    self._files.hand_over()
         return Failure(reason, then, seconds)
 
     def _open(self, assignment: Assignment) -> tuple[RunnableTrial, TrialFiles]:
@@ -247,8 +250,12 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             self._opened.close()
 
 
-def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
+def _reason_and_step(error: Exception, folder: Path, at_the_driver: Path) -> tuple[str, Then]:
     """The reason of a failed attempt, one line, and the step that follows.
+
+    folder          the folder to which the trial saves
+    at_the_driver   the trial's folder on the driver's machine; a file elsewhere is named with its
+                    machine
 
     An error of no known kind leaves its traceback in `error.txt` in the trial's folder. Raises
     GpuFailed if this process can no longer use its GPU.
@@ -265,7 +272,9 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     if isinstance(error, StorageError):
         return line, Then.HALT
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-        return f"{error.filename or folder} cannot be written: {reason_of(error)}", Then.HALT
+        file = Path(str(error.filename or folder))
+        where = "" if file.is_relative_to(at_the_driver) else f" on {socket.gethostname()}"
+        return f"{file}{where} cannot be written: {reason_of(error)}", Then.HALT
     with contextlib.suppress(OSError):
         write_atomically(folder / "error.txt", encoded("".join(traceback.format_exception(error))))
     if isinstance(error, torch.AcceleratorError) or not _gpu_answers():

@@ -50,12 +50,19 @@ class CarriedShelf:
         return found
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copy a file from the driver's disk to a path of this node."""
+        """Copy a file from the driver's disk to a path of this node.
+
+        Raises OSError, which names the file whose disk refuses.
+        """
         offset = 0
-        with path.open("wb") as stream:
-            while piece := self._ask("read", name, offset):
-                stream.write(piece)
-                offset += len(piece)
+        try:
+            with path.open("wb") as stream:
+                while piece := self._ask("read", name, offset):
+                    stream.write(piece)
+                    offset += len(piece)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
 
     def write(self, name: str, path: Path) -> None:
         """Send a file; it is on the driver's disk when this returns.

@@ -127,7 +127,7 @@ class Keeper:
         """The trial's files by their names, each with its size in bytes."""
         self._current(key, attempt)
         folder = self._folder / key
-        return {name: (folder / name).stat().st_size for name in names_in(folder)}
+        return {name: (folder / name).stat().st_size for name in names_in(folder, others=False)}
 
     def read(self, key: str, attempt: int, name: str, offset: int) -> bytes:
         """A piece of a file, from a byte on; empty at the file's end."""
@@ -200,10 +200,11 @@ class Keeper:
     def _current(self, key: str, attempt: int) -> _Attempt:
         """The attempt that may write now. Raises ProcessLost for another.
 
-        A keeper that was started anew knows no attempts, and takes the first that speaks.
+        A keeper that was started anew knows no attempts: it takes the first that speaks, and then
+        any later one.
         """
         found = self._attempts.get(checked_key(key))
-        if found is None and self.enter(key, attempt):
+        if (found is None or found.number < attempt) and self.enter(key, attempt):
             found = self._attempts[key]
         if found is None or found.number != attempt:
             raise _superseded(key, attempt, "another" if found is None else found.number)

@@ -18,13 +18,18 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,3}}")
 _KEY = re.compile(r"(?:trials|confirm)/(?:0|[1-9][0-9]{0,8})")
 
 
+def is_name(name: str) -> bool:
+    """Whether a trial's file may have this name, which `checked_name` then does not refuse."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """A file's name in its trial's folder, such as `matches/epoch-0001.npz`.
 
     Raises StorageError for a name that leaves the folder, is hidden, or has characters that not
     every place of files takes.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise StorageError(
             "the name of a trial's file must be a relative path of letters, digits, dots, dashes"
             f" and underscores, no part of which begins with a dot, and is {shown(name)}"
@@ -55,21 +60,24 @@ def key_of(folder: Path) -> str:
     return checked_key(f"{folder.parent.name}/{folder.name}")
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder: Path, others: bool = True) -> list[str]:
     """Names of the finished files in a trial's folder, in the order in which they were written.
+
+    others   whether a file whose name `checked_name` refuses is an error, and not left out: people
+             may put such files into the driver's folder, and no trial writes one
 
     Hidden files, which are locks and half-written files, are left out. A checkpoint `last.*` comes
     last, because it names the others.
 
-    Raises StorageError for more than MOST_FILES_OF_A_TRIAL, and for a name that `checked_name`
-    refuses.
+    Raises StorageError for more than MOST_FILES_OF_A_TRIAL, and for a name that is an error.
     """
     found = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.name.startswith(".") or not path.is_file() or path.is_symlink():
             continue
-        found.append((is_checkpoint(name), path.stat().st_mtime_ns, checked_name(name)))
+        if others or is_name(name):
+            found.append((is_checkpoint(name), path.stat().st_mtime_ns, checked_name(name)))
     if len(found) > MOST_FILES_OF_A_TRIAL:
         raise StorageError(
             f"{folder} must hold at most {MOST_FILES_OF_A_TRIAL} files, and holds {len(found)}"

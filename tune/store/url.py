@@ -7,6 +7,7 @@ An object appears when its last byte has been sent, so a file is whole or not th
 """
 
 import contextlib
+import errno
 import functools
 import json
 import time
@@ -27,6 +28,7 @@ from tune.store.names import (
     checked_name,
     checked_size,
     is_checkpoint,
+    is_name,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ SCHEMES = ("s3", "gs")
 PAUSES = (1.0, 4.0, 15.0, 40.0)
 """Seconds before each further try of an operation that failed."""
 IDENTITY = "identity.json"
+_OF_THIS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Error numbers (errno) that an object store never has."""
 
 Result = TypeVar("Result")
 
@@ -107,7 +111,10 @@ class UrlStore:
         self._tried(write)
 
     def files(self, key: str) -> Mapping[str, tuple[int, int]]:
-        """A trial's files by their names, each with its size in bytes and time in nanoseconds."""
+        """A trial's files by their names, each with its size in bytes and time in nanoseconds.
+
+        What people have put beside them under names that no trial writes is left out.
+        """
 
         def find() -> dict[str, tuple[int, int]]:
             from pyarrow import fs
@@ -118,18 +125,16 @@ class UrlStore:
                 fs.FileSelector(root, allow_not_found=True, recursive=True)
             )
             return {
-                checked_name(one.path.removeprefix(root).lstrip("/")): (
-                    checked_size(one.path, one.size),
-                    one.mtime_ns or 0,
-                )
+                name: (checked_size(one.path, one.size), one.mtime_ns or 0)
                 for one in there
                 if one.type == fs.FileType.File
+                and is_name(name := one.path.removeprefix(root).lstrip("/"))
             }
 
         return self._tried(find)
 
     def fetch(self, key: str, name: str, path: Path) -> None:
-        """Copy a file to a path on this machine."""
+        """Copy a file to a path on this machine. Raises OSError if that disk refuses it."""
 
         def get() -> None:
             system, base = self._place
@@ -140,7 +145,11 @@ class UrlStore:
                 while piece := come.read(PIECE_BYTES):
                     stream.write(piece)
 
-        self._tried(get)
+        try:
+            self._tried(get)
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
     def write(self, key: str, name: str, path: Path) -> None:
         """Copy a file from a path on this machine, whole or not at all."""
@@ -181,11 +190,16 @@ class UrlStore:
         self._tried(delete)
 
     def _tried(self, operation: Callable[[], Result]) -> Result:
-        """The result of an operation, which is tried again after the pauses if it fails."""
+        """The result of an operation, which is tried again after the pauses if it fails.
+
+        Raises OSError at once where it is this machine's disk that refuses.
+        """
         for pause in (*self.pauses, None):
             try:
                 return operation()
             except (OSError, ValueError) as error:  # ValueError: pyarrow's ArrowInvalid
+                if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
+                    raise
                 if pause is None:
                     raise StorageError(
                         f"{without_password(self.url)} cannot be used"

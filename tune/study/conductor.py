@@ -63,7 +63,7 @@ from tune.ledger.runs import Run, now_ms
 from tune.redaction import without_password
 from tune.store.folder import STUDY_FORMAT, checkpoint_path
 from tune.store.names import key_of
-from tune.store.trial_files import seconds_of_lost_epoch
+from tune.store.trial_files import remove_parts, seconds_of_lost_epoch
 from tune.store.url import Collection
 from tune.study import confirmation, pace
 from tune.study.candidates import Candidate, candidates, to_continue
@@ -454,6 +454,7 @@ def _remove_weights_that_lost(phase: _Phase, settled: set[int]) -> None:
         folder = phase.folder_of(record.id)
         if record.id not in kept:
             _remove_weights(folder, phase.collection)
+            remove_parts(folder)  # of a worker that was killed in its last attempt
             settled.add(record.id)
         elif record.state is not State.PRUNED:  # else it may be continued
             _remove_weights(folder, phase.collection, checkpoint_path(folder).name.__eq__)
@@ -788,7 +789,7 @@ class _Conductor:
             match message:
                 case History(epochs):
                     self._gpu_away_since = None
-                    self._collect(assignment, lambda name: not _is_weights(name))
+                    self._collect(assignment)
                     self._note_beginning_anew(number, epochs)
                     ended = (
                         self._ledger.report(number, epochs)
@@ -801,25 +802,37 @@ class _Conductor:
                     )
                 case Failure(reason, Then.FAIL, seconds):
                     self._ledger.fail(number, reason, seconds)
+                    self._collect(assignment)  # `error.txt`
                 case Failure(reason, then, seconds):
                     more = then is Then.RETRY_WITH_MORE_MEMORY
                     self._ledger.lost(
                         number, reason, seconds, self._more_memory(number) if more else None
                     )
-                case WorkerLost():
+                case WorkerLost(cause):
                     self._enter_loss(assignment, message)
+                    if cause is Cause.GPU_FAILED:
+                        self._collect(assignment)
             return self._after(number, ended)
         return True
 
-    def _collect(self, assignment: Assignment, wanted: Callable[[str], bool]) -> None:
-        """Bring a trial's files from the store's URL, so that the ledger never leads the folder."""
+    def _collect(self, assignment: Assignment) -> None:
+        """Bring a trial's files but for its weights from the store's URL.
+
+        This comes before the epoch is in the ledger, so that the ledger never leads the folder.
+        """
         folder = Path(assignment.folder)
         if self._phase.collection is not None:
-            self._phase.collection.collect(folder, key_of(folder), wanted)
+            self._phase.collection.collect(
+                folder, key_of(folder), lambda name: not _is_weights(name)
+            )
 
     def _collect_weights(self) -> None:
-        """Bring the weights of complete trials that are kept from the store's URL."""
-        if self._phase.collection is None:
+        """Bring the weights of complete trials that are kept from the store's URL.
+
+        They are large, and a scheduler that takes this machine away does not wait for them: after
+        an interruption the next run brings them.
+        """
+        if self._phase.collection is None or interrupted():
             return
         kept = self._phase.kept()
         for record in self._ledger.records:

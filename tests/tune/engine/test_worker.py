@@ -3,9 +3,13 @@
 Ray is not started.
 """
 
+import contextlib
 import csv
+import errno
+import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +34,27 @@ from tune.engine.messages import (
     message_in,
     to_config,
 )
-from tune.engine.worker import TrialWorker
+from tune.engine.worker import OpenFiles, TrialWorker, files_here
+from tune.store.carried import CarriedShelf
+from tune.store.keeper import Keeper
+from tune.store.trial_files import Copied
 from tune.study import trials
+
+
+@pytest.fixture(autouse=True)
+def farewells_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A worker answers SIGTERM to the end of its process, which here runs other tests."""
+    monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
 
 ended_in: list[float] = []
 """Seconds in which the kernel was to end the process, after each step of a worker; 0 for never."""
 
 
-def step(folder: Path, error: Exception) -> Failure:
+def step(folder: Path, error: Exception, open_files: OpenFiles = files_here) -> Failure:
     """The message of a worker whose trial raises."""
 
     def make_trial(_: Assignment) -> Any:
@@ -45,7 +62,7 @@ def step(folder: Path, error: Exception) -> Failure:
 
     worker = TrialWorker.__new__(TrialWorker)
     worker.config = to_config(Assignment(0, 1, str(folder), {}, 0, 0.5))
-    worker.setup({}, make_trial=make_trial, stall_seconds=0, grace=30)
+    worker.setup({}, make_trial=make_trial, stall_seconds=0, grace=30, open_files=open_files)
     try:
         message = message_in(worker.step())
         assert isinstance(message, Failure)
@@ -202,3 +219,46 @@ def test_a_worker_that_finds_no_gpu_ends_as_one_whose_gpu_failed(tmp_path: Path)
         step(tmp_path, NoGpu("none there"))
     assert ended_in[-1] > 0
     assert not (tmp_path / "error.txt").exists()
+
+
+def carried_from(node: Path) -> OpenFiles:
+    """Files in a folder of a node, and of the keeper at the driver's machine."""
+
+    @contextlib.contextmanager
+    def opened(assignment: Assignment) -> Iterator[Copied]:
+        folder = Path(assignment.folder)
+        keeper = Keeper(str(folder.parents[1]))
+        shelf = CarriedShelf(
+            lambda name, *rest: getattr(keeper, name)(*rest), f"trials/{folder.name}", 1
+        )
+        shelf.enter(folder)
+        node.mkdir()
+        yield Copied(node, shelf)
+        shelf.leave()
+
+    return opened
+
+
+def test_the_error_of_a_gpu_on_another_node_is_left_at_the_driver(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "trials" / "0"
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    with pytest.raises(GpuFailed):
+        step(folder, error, carried_from(tmp_path / "node"))
+    assert "device-side assert" in (folder / "error.txt").read_text()
+
+
+def test_a_full_disk_of_a_node_is_named_with_the_node_and_the_drivers_is_not(
+    tmp_path: Path,
+) -> None:
+    folder, node = tmp_path / "study" / "trials" / "0", tmp_path / "node"
+    for full, said in (
+        (node / "last.safetensors", f"{node}/last.safetensors on {socket.gethostname()} cannot"),
+        (folder / "last.safetensors", f"{folder}/last.safetensors cannot"),
+    ):
+        error = OSError(errno.ENOSPC, "No space left on device", str(full))
+        failure = step(folder, error, carried_from(node))
+        assert failure.then is Then.HALT
+        assert failure.reason.startswith(said)
+        for left in node.iterdir():
+            left.unlink()
+        node.rmdir()

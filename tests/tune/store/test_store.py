@@ -76,7 +76,7 @@ def save(folder: Path, **files: bytes) -> None:
     """Write files as a trial does, each whole; `__` in a name is a slash and `_` a dot."""
     for key, data in files.items():
         path = folder / key.replace("__", "/").replace("_", ".")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
         time.sleep(0.001)
 
@@ -329,3 +329,42 @@ def test_a_folder_is_shared_only_if_each_side_reads_what_the_other_wrote(tmp_pat
 def test_the_probe_reads_nothing_but_its_own_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(StorageError, match="probe"):
         Keeper(str(tmp_path)).content(name)
+
+
+def test_after_a_new_start_of_the_keeper_the_later_of_two_attempts_writes(tmp_path: Path) -> None:
+    line = line_to(tmp_path / "study")
+    first = copy_of(line, tmp_path / "one")
+    second = copy_of(line, tmp_path / "two", attempt=2)
+    line.keeper._attempts[KEY].leave()  # as the end of its process does
+    line.keeper = Keeper(str(tmp_path / "study"))
+    first.epoch_begins()  # it was given up, and speaks first
+    save(second.folder, last_json=b"new")
+    second.hand_over()
+    with pytest.raises(ProcessLost):
+        first.epoch_ended()
+    assert content(tmp_path / "study" / KEY) == {"last.json": b"new"}
+
+
+def test_what_a_person_put_into_a_trials_folder_stays_there_and_stops_no_trial(
+    tmp_path: Path,
+) -> None:
+    line, there = line_to(tmp_path / "study"), tmp_path / "study" / KEY
+    save(there.parent, x=b"")
+    save(there, last_json=b"[1]")
+    (there / "my notes (1).txt").write_text("good one")
+    files = copy_of(line, tmp_path / "node")
+    assert content(files.folder) == {"last.json": b"[1]"}
+    save(files.folder, last_json=b"[2]")
+    files.hand_over()
+    assert (there / "last.json").read_bytes() == b"[2]"
+    assert (there / "my notes (1).txt").read_text() == "good one"
+
+
+def test_a_full_disk_of_the_node_is_named_by_its_file(tmp_path: Path) -> None:
+    line = line_to(tmp_path / "study")
+    save(tmp_path / "study" / KEY, last_json=b"[1]")
+    shelf = CarriedShelf(line, KEY, 1)
+    shelf.enter(tmp_path)
+    with pytest.raises(OSError, match="No space left") as raised:
+        shelf.fetch("last.json", Path("/dev/full"))
+    assert raised.value.filename == "/dev/full"

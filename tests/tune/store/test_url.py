@@ -117,3 +117,20 @@ def test_a_url_that_does_not_answer_is_named_without_its_secrets() -> None:
 def test_what_is_no_url_of_an_object_store_is_refused(url: str) -> None:
     with pytest.raises(BadRequest, match=r"--store must be s3://.*--results"):
         checked_store(url)
+
+
+def test_what_a_person_put_beside_a_trials_files_stops_nothing(store: UrlStore) -> None:
+    store.put(f"{KEY}/last.json", b"[1]")
+    store.put(f"{KEY}/my notes (1).txt", b"good one")
+    assert set(store.files(KEY)) == {"last.json"}
+
+
+def test_a_full_disk_of_this_machine_is_not_blamed_on_the_url_nor_waited_for(
+    store: UrlStore,
+) -> None:
+    store.put(f"{KEY}/last.json", b"[1]")
+    with pytest.raises(OSError, match="No space left") as raised:
+        UrlStore(store.url, store.study, pauses=(1000.0,)).fetch(
+            KEY, "last.json", Path("/dev/full")
+        )
+    assert raised.value.filename == "/dev/full"
