@@ -250,7 +250,9 @@ def caption_of(found: Mapping[str, Any]) -> str:
     if found["epochs"] < found["planned_epochs"]:
         ran = f"{found['epochs']} of {found['planned_epochs']} planned epochs"
     on_gpu = not str(found["machine"]).startswith("no GPU")
-    where = "a GPU" if on_gpu else f"{many(found['threads'], 'thread')} of a processor, without a GPU"
+    where = (
+        "a GPU" if on_gpu else f"{many(found['threads'], 'thread')} of a processor, without a GPU"
+    )
     sure = as_interval(found["ap50"], found["low"], found["high"], signed=False)
     return (
         "*Colon tissue with stained nuclei (CoNSeP): the image, its annotated cells, and the cells"
