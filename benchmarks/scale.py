@@ -1,15 +1,15 @@
-"""What a large study costs its driver: a thousand replayed trials on 64 declared GPUs over 8 nodes.
+"""The cost of a large study for its driver: 1,000 replayed trials on 64 declared GPUs of 8 nodes.
 
     python -m benchmarks.scale [--trials N] [--nodes N] [--gpus N] [--epochs N] [--storage URL]
                                [--mlflow]
 
-Real: the request, the plan, the conductor with its claim, ledger, table and progress, sampler and
-stopping rule, the database, and with --mlflow the thread that shows trials in MLflow. Simulated:
-Ray, and the workers. In their place this process holds as many attempts at once as the declared
-GPUs take, and hands in the next epoch of one of them, drawn at random, as soon as the one before is
-taken in; so the driver never waits, and what is measured is the time that it needs. A report is as
-large as that of a data set with 41 validation images and four classes. Nothing is trained, and no
-trial's folder is written.
+The request, the plan, the conductor with its claim, ledger, table and progress, the sampler, the
+stopping rule and the database are the real ones, and with --mlflow so is the thread that shows
+trials in MLflow. Ray and the workers are simulated. In their place this process holds as many
+attempts at once as the declared GPUs take. As soon as an epoch is taken in, it hands in the next
+epoch of an attempt that is drawn at random. So the driver never waits, and the measured time is the
+time that it needs. A report is as large as that of a data set with 41 validation images and four
+classes. Nothing is trained, and no trial's folder is written.
 """
 
 import argparse
@@ -56,7 +56,7 @@ printed."""
 
 
 def request(trials: int, epochs: int) -> StudyRequest:
-    """A study over six settings, of which two make the score."""
+    """A study over six settings, of which two determine the score."""
     return from_document(
         {
             "study": "scale",
@@ -81,7 +81,8 @@ def request(trials: int, epochs: int) -> StudyRequest:
 def report(assignment: Assignment, epoch: int, best: float, rng: random.Random) -> EpochReport:
     """The report of an epoch, as large as a real one.
 
-    best   the highest AP50 of the epochs before; one that passes it has the limits of its classes
+    best   the highest AP50 of the epochs before; a report with a higher one has the limits of its
+           classes
     """
     score = min(1.0, max(0.0, replayed_ap50(assignment.settings, epoch) + rng.gauss(0, 0.01)))
     last = epoch == int(assignment.settings["optim.epochs"])
@@ -106,7 +107,7 @@ def report(assignment: Assignment, epoch: int, best: float, rng: random.Random) 
 
 @dataclass
 class Meter:
-    """What the driver and its database did.
+    """Counts of the driver's calls and of the database's work.
 
     handed, taken    each call that hands out an attempt or takes in an epoch
     most             largest number of attempts at once
@@ -163,7 +164,7 @@ class Together:
         desk: Desk,
         *_: object,
     ) -> None:
-        """Hand out and take in until the desk is finished."""
+        """Hand out attempts and take in epochs until the desk is finished."""
         rng, meter = random.Random(0), self.meter
         running: list[tuple[Assignment, list[EpochReport]]] = []
         begun = 0

@@ -1,14 +1,14 @@
-"""A prediction on real tissue, for README: one model is trained on CoNSeP, and pictured.
+"""A picture for README: the prediction of one model, which is trained here, on real tissue.
 
     python -m benchmarks.tissue_picture --weights FILE [--stride-in-1x1] [--data DIR]
         [--minutes 25] [--out DIR] [--publish]
 
 DIR holds the data as `benchmarks.tissue` takes it, and FILE the weights of a ResNet-50. Every crop
 is cut into its four quarters of 250 px. The split is by tile, so the images that are pictured and
-scored come from tiles of which nothing was trained on.
+scored come from tiles without a training image.
 
-A few training images are timed first, and then there are as many epochs as fit in the minutes. An
-epoch is not begun where it would probably end after one and a half times the minutes; the picture
+A few training images are timed first. The training then has as many epochs as fit in the minutes.
+No epoch begins that would probably end later than one and a half times the minutes; the caption
 says how many epochs ran. A run that was interrupted continues with the same command.
 
 OUT gets three files: `prediction.jpg`, the validation image with the median AP50, as it is, as
@@ -80,13 +80,13 @@ SETTINGS: Mapping[str, Value] = {
     "optim.precision": "bf16",
     "predict.max_detections": 200,
 }
-"""The settings of the training. Stages, learning rate, flips and anchors are those that tissue
-rewarded (results/LOG.md). Sizes, caps and bf16 make an image cheap enough for a processor, and
+"""The settings of the training. Stages, learning rate, flips and anchors are those that were best
+on tissue (results/LOG.md). Sizes, caps and bf16 make an image cheap enough for a processor, and
 batches of one give the most steps in the time."""
 TIMED = 12
 """Training images that are timed before the number of epochs is chosen."""
 LONGEST = 1.5
-"""Factor on the minutes after which no epoch may probably end."""
+"""Multiple of the minutes; an epoch that would probably end later does not begin."""
 PANEL = 500
 """Side of each of the three panels, in screen pixels."""
 MOST_BYTES = 250_000
@@ -95,12 +95,12 @@ MOST_BYTES = 250_000
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a trained model finds in the validation images.
+    """The detections of a trained model in the validation images.
 
     samples      the images with their annotations
     found        the detections in each
     table        their matches
-    any_class    the same matches where the class of a cell does not count
+    any_class    the matches if the class of a cell does not count
     """
 
     samples: Sequence[Sample]
@@ -122,7 +122,7 @@ def config_of(weights: Path, stride_in_1x1: bool, epochs: int) -> TrialConfig:
 
 
 def epochs_that_fit(images: int, seconds_per_image: float, minutes: float) -> int:
-    """The number of epochs of so many images that take at most `minutes`; at least 1."""
+    """The number of epochs of `images` images that take at most `minutes`; at least 1."""
     return max(1, int(60 * minutes / (images * seconds_per_image)))
 
 
@@ -170,7 +170,7 @@ def trained(data: Dataset, weights: Path, stride_in_1x1: bool, minutes: float, o
 
 
 def predicted(trial: Trial) -> Predicted:
-    """What the model of the best epoch finds in the validation images."""
+    """Find cells in the validation images by the model of the best epoch."""
     model = trial.trained_model()
     samples = [trial.data.samples[index] for index in trial.split.validation]
     found = [model.predict(sample.image) for sample in samples]
@@ -186,8 +186,8 @@ def predicted(trial: Trial) -> Predicted:
 def median_image(seen: Predicted, max_dets: int) -> tuple[int, float]:
     """The place and AP50 of the image with the median AP50, among those with annotated cells.
 
-    Of two in the middle it is the one with the higher AP50, and of equal ones that of the later
-    name.
+    Of two images in the middle it is the one with the higher AP50; images with equal AP50 are
+    ordered by name.
     """
     classes = seen.table.truths_IC.shape[1]
     ranked = []
@@ -250,9 +250,8 @@ def caption_of(found: Mapping[str, Any]) -> str:
     if found["epochs"] < found["planned_epochs"]:
         ran = f"{found['epochs']} of {found['planned_epochs']} planned epochs"
     on_gpu = not str(found["machine"]).startswith("no GPU")
-    where = (
-        "a GPU" if on_gpu else f"{many(found['threads'], 'thread')} of a processor, without a GPU"
-    )
+    threads = many(found["threads"], "thread")
+    where = "a GPU" if on_gpu else f"{threads} of a processor, without a GPU"
     sure = as_interval(found["ap50"], found["low"], found["high"], signed=False)
     return (
         "*Colon tissue with stained nuclei (CoNSeP): the image, its annotated cells, and the cells"
@@ -300,16 +299,16 @@ def readme_part(folder: Path) -> str:
 
 @command_line("Interrupted; to continue, run the same command again")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, score and picture; prints the caption."""
+    """Train and score the model, make the picture, and print the caption."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tissue_picture", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--data", type=Path, metavar="DIR")
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--stride-in-1x1", action="store_true", help="of the weights")
+    parser.add_argument("--stride-in-1x1", action="store_true", help="as the weights have it")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--out", type=Path, default=Path("results/tissue_picture"), metavar="DIR")
-    parser.add_argument("--publish", action="store_true", help="into docs/tissue and README")
+    parser.add_argument("--publish", action="store_true", help="copy to docs/tissue and README")
     parsed = parser.parse_args(arguments)
     if not parsed.minutes > 0:
         raise BadRequest(f"--minutes must be above 0, and is {parsed.minutes}")

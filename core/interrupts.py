@@ -25,7 +25,7 @@ _interrupted = False
 def terminable() -> Iterator[None]:
     """Handle the first SIGTERM inside the block as Ctrl-C.
 
-    No effect outside the main thread, and inside another such block.
+    It has no effect outside the main thread, and inside another such block.
     """
     global _terminated, _interrupted  # signals are a process's own
     outside = threading.current_thread() is not threading.main_thread()
@@ -55,8 +55,8 @@ def grace(seconds: float) -> Iterator[None]:
     """Give what runs inside the block some seconds to end after the first Ctrl-C.
 
     KeyboardInterrupt is raised when the block ends, or after `seconds`, or at a second Ctrl-C,
-    whatever comes first. Python raises it between two of its steps, so a call of a library is
-    waited for. No effect outside the main thread.
+    whichever comes first. Python raises it between two of its steps, so a running call of a library
+    ends first. It has no effect outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -36,7 +36,7 @@ address=$(hostname --ip-address | cut --delimiter=' ' --fields=1):$PORT
 gpus=${SLURM_GPUS_ON_NODE:-0}
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}
 
-# Ray's own processes do not hear a SIGTERM to the whole job: the search needs them until it has ended.
+# SIGTERM is blocked in Ray's own processes, because the search needs them until it has ended.
 start=(env --block-signal=TERM "$RAY" start --block --disable-usage-stats
   --num-cpus "$cpus" --num-gpus "$gpus")
 # Ray's head is no step of SLURM: SLURM kills its steps at once when a job is cancelled.
@@ -60,7 +60,7 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   done
 fi
 
-# The shell waits in the foreground for nothing, so that a signal reaches it at once.
+# No command runs in the foreground, so that the shell handles a signal at once.
 asked=""
 search=""
 trap 'asked=yes; [ -z "$search" ] || kill -TERM "$search" 2>/dev/null || true' TERM INT
@@ -73,7 +73,7 @@ while kill -0 "$search" 2>/dev/null; do # a signal ended the wait, not the searc
   wait "$search" || status=$?
 done
 
-disown "${steps[@]}" 2>/dev/null || true # their end is no news
+disown "${steps[@]}" 2>/dev/null || true # the shell does not report that they ended
 kill -KILL "${steps[@]}" 2>/dev/null || true
 echo "tune.search ended with status $status"
 if [ -n "$asked" ] && [ "$status" -eq 143 ]; then

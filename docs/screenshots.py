@@ -5,7 +5,7 @@ cut into pictures one below the other, `-1`, `-2` and so on. FOLDER then holds
 
     report-1280-light-1.png ...  the report, at the widths of a desk and of a phone, light and dark
     doctor-1280-light-1.png ...  the doctor's page of the study's images, in the same way
-    live.png, live-narrow.png    the table of a running search, drawn of the study's own trials
+    live.png, live-narrow.png    the table of a running search, drawn from the study's own trials
     mlflow-runs.png, -charts.png, -compare.png, -run.png, -run-files.png,
     mlflow-parent.png, -parent-files.png
     optuna-dashboard.png
@@ -41,7 +41,7 @@ HEIGHTS = {DESK: 1400, PHONE: 1700}
 TALL = 2400
 """Height of the window in CSS pixels for pages of MLflow that scroll inside the window."""
 LONG = ("compare", "run")
-"""Such pages."""
+"""The pages of MLflow that are taken in such a window."""
 SETTLING_SECONDS = 4
 """Seconds after the first sign of a page of MLflow or Optuna, which draw in several steps."""
 

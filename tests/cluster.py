@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, and a search of replayed trials on it.
 
-Each node is started by `ray start` in namespaces of its own: it sees its own processes alone, so
+Each node is started by `ray start` in namespaces of its own: it sees only its own processes, so
 that killing the first of them ends the whole node at once, as the loss of a machine does. Where
 asked to, it has an empty disk in place of the driver's folder.
 
@@ -62,7 +62,7 @@ def weights(settings: Mapping[str, Any], epoch: int, size: int) -> bytes:
 
 
 def match_table(data: Dataset, settings: Mapping[str, Any], epoch: int) -> MatchTable:
-    """Of one class with 20 instances an image, of which as many are found as the curve says."""
+    """Matches of one class with 20 instances in each image; the curve says how many are found."""
     config = TrialConfig.from_settings(dict(settings))
     names = [data.samples[index].name for index in split(data, config.data).validation]
     luck = np.random.default_rng([int(settings["seed"]), epoch]).random(len(names))
@@ -137,8 +137,8 @@ class Cluster:
     """Ray nodes on this machine.
 
     folder     holds the temporary folders of the nodes
-    hidden     the folder that nodes, but for the first, have an empty disk in place of; None if all
-               share it
+    hidden     a folder in place of which all nodes but the first have an empty disk; None if all
+               nodes share it
     more       further environment variables of all nodes
     """
 

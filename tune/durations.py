@@ -8,8 +8,9 @@ from core.errors import BadRequest
 def seconds(text: str, option: str) -> float:
     """The seconds of a duration such as 45s, 90m or 12h.
 
-    option   the option that takes it, for the sentence of BadRequest, which is raised where the
-             text is no duration
+    option   the option that takes it
+
+    Raises BadRequest, which names the option, if the text is no duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None:

@@ -123,25 +123,27 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--epoch-budget",
         metavar="N",
-        help="end after so many epochs of the whole study; run again with more to continue",
+        help="largest number of epochs of the study over all runs; run again with more to continue",
     )
     add(
         "--gpu-hour-budget",
         metavar="X",
-        help="end after so many GPU hours of the whole study; run again with more to continue",
+        help="largest number of GPU hours of the study over all runs; run again with more to"
+        " continue",
     )
     add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
     add(
         "--store",
         metavar="URL",
-        help="s3:// or gs:// folder of trials' files, for nodes that share no folder;"
-        " default: they are carried to the results folder",
+        help="s3:// or gs:// folder through which trials' files go to the driver; default: nodes"
+        " that do not share the results folder send them to it directly",
     )
     add("--tracking-uri", metavar="URI", help="MLflow; default: a database in the results folder")
     add(
         "--storage",
         metavar="URL",
-        help="the ledger's database; default: a file in the study's folder",
+        help="the ledger's database, such as postgresql+psycopg://USER@HOST/DATABASE; default: a"
+        " file in the study's folder",
     )
     add(
         "--rebuild-tracking",

@@ -28,23 +28,23 @@ PIPED_WIDTH = 120
 _EXAMPLES = """\
 examples:
   python -m tune.status
-      a line on each study in the folder results
+      a line for each study in the folder results
   python -m tune.status --study ablation --watch
       one study on one screen, kept up to date until it ends
-  python -m tune.status --study ablation --storage postgresql://lab@db.example.org/studies
+  python -m tune.status --study ablation --storage postgresql+psycopg://lab@db.example.org/studies
       from any machine that reaches the ledger, without the results folder
   python -m tune.status --study ablation --json
       for scripts
   python -m tune.status --study ablation --stop 12
       ask the driver to stop trial 12 after its epoch; its epochs stay
   python -m tune.status --study ablation --drain
-      ask it to end when the running epochs have; the same command continues the search
+      ask the driver to end when the running epochs have ended; the search's command continues
 """
 
 
 @command_line(interrupted="No longer watched; the study goes on")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show studies as they stand. Nothing is written but what --stop and its like ask for."""
+    """Show studies as they stand. Only --stop, --requeue and --drain write: they leave an order."""
     parsed = build_parser().parse_args(arguments)
     deed, trial = _asked(parsed)
     if parsed.study is None and (parsed.watch or deed):
@@ -83,19 +83,20 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m tune.status",
         description=(
             "Show running and finished studies: trials by state, the best, running epochs, the time"
-            " left, who drives them from where, and why trials failed. Looking writes nothing."
+            " left, the driver and its host, and why trials failed. Nothing is written, except an"
+            " order to the driver: --stop, --requeue or --drain."
         ),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--study", metavar="NAME", help="the study; default: a line on each")
+    add("--study", metavar="NAME", help="the study; default: a line for each")
     add(
         "--results",
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="folder of all studies, which need not be reached with --storage; default: results",
+        help="folder of all studies, which is not needed with --storage; default: results",
     )
     add("--storage", metavar="URL", help="the ledger's database; default: that of the study")
     add("--watch", action="store_true", help="keep the screen up to date until the study ends")
@@ -108,18 +109,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--requeue",
         type=int,
         metavar="TRIAL",
-        help="ask it to give a failed or stopped trial another attempt",
+        help="ask the driver to try a failed or stopped trial again",
     )
     orders.add_argument(
         "--drain",
         action="store_true",
-        help="ask it to end after the running epochs; the same command continues",
+        help="ask the driver to end after the running epochs; the search's command continues",
     )
     return parser
 
 
 def _asked(parsed: argparse.Namespace) -> tuple[str | None, int | None]:
-    """What the user asks of the study, and of which trial; None and None if nothing."""
+    """The order of the user, and the trial that it concerns; None and None without an order."""
     for deed in ("stop", "requeue"):
         if getattr(parsed, deed) is not None:
             return deed, getattr(parsed, deed)
@@ -135,14 +136,14 @@ def _order(standing: "Standing", deed: str, trial: int | None, console: Console)
     when = (
         "the driver obeys within one epoch"
         if standing.is_driven
-        else "nobody drives the study, so it is done when the same command continues it"
+        else "nobody drives the study, so it is carried out when the search's command continues it"
     )
     say(console, f"Asked of {standing.name}: {order.asked}; {when}")
     return 0
 
 
 def _overview(parsed: argparse.Namespace, names: Sequence[str], console: Console) -> int:
-    """Print a line on each study; returns 1 if one of them cannot be read."""
+    """Print a line for each study; returns 1 if one of them cannot be read."""
     from tune.study.screen import as_document, one_line
     from tune.study.standing import read_standing
 

@@ -91,7 +91,7 @@ def to_8_bits(pixels: NDArray[Any], intensity: str) -> NDArray[np.uint8]:
 
 
 def of_one_way(dataset: Dataset, where: str) -> tuple[Dataset, list[Problem]]:
-    """Leave out images that are stored otherwise than most: no range of brightness fits both.
+    """Leave out images that are stored in another way than most: no range of brightness fits both.
 
     Images of 8 bits, whole numbers of more bits and floating point are three ways. Of two that are
     equally frequent the first in this order stays. Returns the data set of the images that stay,

@@ -43,7 +43,7 @@ class _Region:
     """A region of an annotation.
 
     place   file, task and region
-    labels  given to it; its class where it is one
+    labels  names of its labels; a single one is its class
     value   its outline, as JSON has it
     sides   height and width of the image that it was drawn on; 0 where that is unknown
     turned  by how many degrees the image was turned

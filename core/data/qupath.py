@@ -44,10 +44,10 @@ from core.text import brief, many
 
 SUFFIX = ".geojson"
 HELD = 3
-"""Number of other objects from which on the annotation that holds them is a region."""
+"""Smallest number of other objects that make the annotation that holds them a region."""
 AS_LARGE = 4
-"""Ratio of an annotation's area to that of the data set's largest detection from which on it is a
-region: a cell that a person added to detected ones is smaller."""
+"""An annotation is a region if its area is more than this many times that of the data set's largest
+detection. A cell that a person added to detected ones is smaller."""
 _KINDS = {
     "annotation": "annotation",
     "PathAnnotationObject": "annotation",
@@ -197,7 +197,7 @@ def _instances(objects: Sequence[_Object], notes: list[str]) -> list[_Object]:
 
 
 def _regions(objects: Sequence[_Object]) -> dict[str, str]:
-    """The places of annotations that are regions by their outlines, and for each why it is one."""
+    """The reason for each annotation that is a region by its outlines, under its place."""
     outlines = {one.place: _rings_of(one.geometry) for one in objects}
     middles = {
         place: np.mean([rings[0].min(axis=0), rings[0].max(axis=0)], axis=0)

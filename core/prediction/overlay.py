@@ -172,7 +172,7 @@ def draw_outlines(
     size      height and width of the picture in screen pixels
     classes   number of classes
     window    the part, half-open x0 y0 x1 y1 in pixels of the image; None for all of it
-    thick     whether an outline is two screen pixels wide, which takes them from its instance
+    thick     whether an outline is two screen pixels wide instead of one, both of its instance
 
     An outline has the colour of its class and is one screen pixel wide; crowd regions are grey. An
     instance that lies between the sampled pixels of a shrunk image is not seen. The time is that of
@@ -198,8 +198,9 @@ def draw_outlines(
 
 
 def _beside(map_HW: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether a pixel's number is not that of all four neighbours, without the map's edge: bool
-    [H - 2, W - 2].
+    """Whether a pixel's number differs from that of one of its four neighbours.
+
+    The pixels at the map's edge are left out: bool [H - 2, W - 2].
     """
     inner_HW = map_HW[1:-1, 1:-1]
     differs_HW = np.zeros(inner_HW.shape, np.bool_)

@@ -1,4 +1,4 @@
-"""What tests ask of a page in a browser: figures, contrast, and what runs over an edge."""
+"""Scripts by which tests measure a page in a browser: figures, contrast, and overflow."""
 
 FIGURES = """[...document.querySelectorAll('figure')].map(figure => {
   const box = element => {

@@ -188,7 +188,7 @@ def test_a_drain_ends_the_run_after_the_running_epochs_and_the_next_run_goes_on(
         assert at.conductor.hand_out() is None
         assert at.trained(handed[1], 1)
         assert at.conductor.finished
-        assert "asked that it end" in at.conductor._limits.why
+        assert "asked it to end" in at.conductor._limits.why
         token = at.ledger.claim.token
     with driven(tmp_path, parallel=2) as at:
         late = ask(tmp_path, Deed.DRAIN, token=token)  # meant for the run that has ended
@@ -304,7 +304,7 @@ def test_an_order_adds_rows_and_changes_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--stop", "9"], "--stop must name a trial of again, which are 0 to 2, and is 9"),
+        (["--stop", "9"], "--stop must name a trial of again, which has trials 0 to 2, and is 9"),
         (["--stop", "0"], "only a trial that runs can be stopped, and it is complete"),
         (["--requeue", "2"], "gets another attempt, and it runs"),
         (["--drain"], "nobody drives again"),
@@ -376,7 +376,7 @@ def test_a_search_that_is_drained_from_another_process_loses_nothing_and_is_cont
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert driver.wait(280) == 0, search.err
-    assert "asked that it end after the running epochs" in search.out
+    assert "asked it to end after the running epochs" in search.out
     rows = read_table(search.results / "faulty")
     assert "RUNNING" in {row["state"] for row in rows} or len(rows) < 6
     assert search.run() == 0, search.err

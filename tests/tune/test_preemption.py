@@ -79,7 +79,7 @@ def test_what_does_not_end_in_the_grace_time_is_given_up_and_goes_on_next_time(
     driver.terminate()  # some send several
     assert driver.wait(90) == 128 + signal.SIGTERM
     assert search.err == SENTENCES[0] + "\n"
-    assert "Ending: what runs has 1 s to end its epoch" in search.out
+    assert "Ending: running epochs have 1 s to end" in search.out
     assert search.processes == {}
     assert search.run() == 0, search.err
     search.assert_complete(2)
@@ -93,7 +93,7 @@ def test_what_does_not_end_in_the_grace_time_is_given_up_and_goes_on_next_time(
 def test_sigterm_at_random_moments_loses_nothing_repeats_nothing_and_leaves_nothing(
     moments: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the grace time is longer than an epoch, every epoch of the study begins exactly once."""
+    """Every epoch begins exactly once if the grace time is longer than an epoch."""
     draw = random.Random(os.environ.get("CELL_TUNE_SEED", "0"))
     base = Path("/tmp") / f"t{os.getpid()}"  # short, for Ray's sockets
     base.mkdir()

@@ -173,14 +173,14 @@ def test_a_study_that_nobody_drives_says_how_its_last_run_ended(
     arguments = ["--study", "shown", "--results", str(tmp_path)]
     with driven(tmp_path) as ledger:
         run = Run.begun_here(request().to_document(), str(tmp_path / "shown"), 2)
-    seen = status(capsys, *arguments)  # the driver gave up its claim and left no word
-    assert "Not driven: the same command continues the study" in seen
+    seen = status(capsys, *arguments)  # the driver gave up its claim and noted no end
+    assert "Not driven: the search's command continues the study" in seen
     assert "1 complete, 1 failed, 1 to be continued and 3 waiting" in seen
     assert "left" not in seen
     with Claim(f"sqlite:///{tmp_path / 'shown/study.db'}", "shown") as claim:
         ledger = Ledger(claim, request())
         ledger.note_run(replace(run, end="interrupted", ended=now_ms()))
-    assert "(interrupted); the same command continues" in status(capsys, *arguments)
+    assert "(interrupted); the search's command continues" in status(capsys, *arguments)
     with Claim(f"sqlite:///{tmp_path / 'shown/study.db'}", "shown") as claim:
         Ledger(claim, request()).note_run(replace(run, finished=True, ended=now_ms()))
     assert "Finished at 20" in status(capsys, *arguments)
@@ -221,9 +221,9 @@ def test_a_driver_counts_as_dead_when_its_process_is_gone_or_long_silent(
                 changed["heard"] = func.datetime("now", "-1 hour")
             connection.execute(CLAIMS.update().values(**changed))
         seen = status(capsys, "--study", "shown", "--results", str(tmp_path))
-    assert "died, last heard of" in seen
+    assert "died, last heartbeat" in seen
     assert ("60 min ago" in seen) == (not here)
-    assert "the same command continues the study" in seen
+    assert "the search's command continues the study" in seen
 
 
 def test_the_rate_counts_the_epochs_of_this_run_and_of_the_last_hour_alone() -> None:

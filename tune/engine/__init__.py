@@ -4,7 +4,7 @@ bridge.py         Ray's search algorithm and scheduler, as adapters over the led
 carrying.py       trials' files on a cluster, in place or carried to the driver's machine
 cgroups.py        the processors and memory that a container or a job may use
 executor.py       runs the attempts that a desk hands out
-farewell.py       what a worker does that is told to end
+farewell.py       the end of a worker's process that was told to end
 interruption.py   how a search ends on Ctrl-C, on SIGTERM, or when Ray dies
 loopback.py       a Ray that cannot be reached from outside
 messages.py       what the driver and its workers tell each other

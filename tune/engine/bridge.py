@@ -109,7 +109,7 @@ NODES_SECONDS = 5.0
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
     """Ray's callback: tells the desk when a trial starts, and when a node joins or leaves.
 
-    Searcher and scheduler are not told of that.
+    Ray does not tell this to the searcher and the scheduler.
     """
 
     def __init__(self, desk: Desk, address: str | None = None) -> None:
@@ -161,7 +161,7 @@ def _loss_of(trial: RayTrial) -> WorkerLost:
             return WorkerLost(cause, max(given, key=len))
     text = " ".join(lines)
     # A node that lives tells Ray within a second that a process of it died. Where the connection
-    # is broken and nobody tells why, the node itself is gone.
+    # is broken and Ray gives no cause, the node itself is gone.
     if any(death in text for death in ("node has died", "NodeDied", "is temporarily unavailable")):
         return WorkerLost(Cause.NODE_DIED)
     deaths = ("ActorDiedError", "WorkerCrashedError", "worker process has died")

@@ -185,11 +185,11 @@ def _check_store(store: UrlStore) -> None:
     once = replace(store, pauses=())  # what fails now would fail a minute later
     try:
         once.put(name("driver"), text.encode())
-        _on_each(nodes, once, "written", [name("driver")] * len(nodes), text, [*map(name, nodes)])
+        _on_each(nodes, once, [name("driver")] * len(nodes), text, [*map(name, nodes)])
         for node in nodes:
             if once.read(name(node)) != text.encode():
                 raise StorageError(f"this machine does not read what node {node} wrote")
-        _on_each(nodes, once, "read", [name(node) for node in (*nodes[1:], *nodes[:1])], text, None)
+        _on_each(nodes, once, [name(node) for node in (*nodes[1:], *nodes[:1])], text, None)
     except StorageError as error:
         raise StorageError(
             f"--store must be a URL that every node can read and write: {error}; or leave --store"
@@ -213,7 +213,6 @@ def _on_node(function: Callable[..., Any], node: str) -> Any:
 def _on_each(
     nodes: Sequence[str],
     store: UrlStore,
-    deed: str,
     reads: Sequence[str],
     text: str,
     writes: Sequence[str] | None,
@@ -229,9 +228,9 @@ def _on_each(
         try:
             trouble = ray.get(call, timeout=PROBE_SECONDS)
         except RayError as error:
-            trouble = f"node {node} has not {deed} it ({first_line(error)})"
+            trouble = f"it has not answered ({first_line(error)})"
         if trouble:
-            raise StorageError(f"{trouble} (on node {node})")
+            raise StorageError(f"node {node}: {trouble}")
 
 
 def _reads_and_writes(store: UrlStore, read: str, text: str, write: str | None) -> str:

@@ -104,7 +104,7 @@ def execute(
 def _files(
     machine: Machine, folder: Path | None, store: UrlStore | None, desk: Desk
 ) -> contextlib.AbstractContextManager[OpenFiles]:
-    """What opens the files of attempts on this machine, or on a cluster."""
+    """The function that opens the files of attempts, on this machine or on a cluster."""
     if folder is None or (machine.address is None and store is None):
         return contextlib.nullcontext(files_here)
     return files_on_cluster(folder, store, desk.say)

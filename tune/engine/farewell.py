@@ -16,7 +16,7 @@ class _GivenUp(BaseException):
 
 
 class Farewell:
-    """Lets the running epoch end after a SIGTERM, or gives it up, and has no other begin.
+    """Lets the running epoch end after a SIGTERM, or gives it up, and lets no other begin.
 
     grace   seconds that the epoch has to end
 

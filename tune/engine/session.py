@@ -138,13 +138,13 @@ def _make_token() -> None:
 def cluster_at(address: str) -> Machine:
     """The living nodes of the Ray cluster at an address.
 
-    Raises ResourceError if none answers, and for `ray://`: there the search would not run on a node
-    of the cluster, which keeps the trials' files.
+    Raises ResourceError if none answers, and for `ray://`, because the search would then not run on
+    a node of the cluster, on which it keeps the trials' files.
     """
     if address.startswith("ray://"):
         raise ResourceError(
             "--address must be auto or HOST:PORT of a cluster whose node runs on this machine, and"
-            f" is {address!r}; from outside a cluster: ray job submit --address"
+            f" is {address!r}; from outside a cluster give: ray job submit --address"
             " http://HOST:8265 --working-dir . -- python -m tune.search ... --address auto"
         )
     try:

@@ -206,7 +206,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             reason, then = _reason_and_step(error, folder, Path(assignment.folder))
         finally:  # GpuFailed too leaves `error.txt`
             if self._files is not None:
-                # The error is the news, and not that the place of the files refuses them as well.
+                # This error is reported, and not that the files' place may refuse them too.
                 with contextlib.suppress(OSError, StorageError, ProcessLost):
                     self._files.epoch_ended()
                     self._files.hand_over()

@@ -9,7 +9,7 @@ runs.py          the last run of a study: where its driver is, and how it ended
 ledger.py        the trials of a study as its driver runs them: the next one, reports, verdicts
 proposals.py     the settings of the next trial, before it is in the ledger
 posterior.py     the AP50 that settings like each trial's reach, estimated from all trials together
-orders.py        what people ask of a study that runs: stop a trial, try one again, end for now
+orders.py        orders of people to a study that runs: stop a trial, try one again, end for now
 selections.py    the trials that a search has chosen for its confirmation
 growth.py        trials of one study whose spaces differ, because the space has grown
 reading.py       a study as other processes read it, also while it runs

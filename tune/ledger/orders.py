@@ -1,16 +1,16 @@
-"""What people ask of a study that runs: to stop a trial, to try one again, to end for now.
+"""Orders of people to a study that runs: to stop a trial, to try one again, to end for now.
 
-Another process than the driver leaves an order, and has no claim. So it only adds: an order is a
-new attribute of an Optuna study of its own, `STUDY.orders`, and touches nothing that the driver
-writes. The driver alone acts. It reads the orders about once a second, does each one within an
-epoch, and adds an answer. The study of the orders has no trials, and these attributes:
+An order comes from a process without a claim, and not from the driver. So it is only added: it is a
+new attribute of an Optuna study of its own, `STUDY.orders`, and changes nothing that the driver
+writes. The driver alone acts. It reads the orders about once a second, carries each one out within
+an epoch, and adds an answer. The study of the orders has no trials, and these attributes:
 
-order ID    what is asked, by whom and when (see `Order`)
+order ID    the order, who gave it and when (see `Order`)
 answer ID   the driver's answer (see `OrderAnswer`)
 
 An order is carried out once, whatever dies. Its id is stored with the trial that it changes, in the
 transaction that changes it, so a driver that finds it there has only the answer left to write. An
-order to end is for the driver that ran when it was given: the next one continues the study.
+order to end holds only for the driver that ran when it was given: the next one continues the study.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tune.ledger.storage import Database, StoredStudy, open_to_read, study_to_re
 
 
 class Deed(StrEnum):
-    """What an order asks for."""
+    """The kinds of orders."""
 
     STOP = "stop"
     """A trial that has not ended ends after its epoch, and keeps its epochs."""
@@ -54,11 +54,11 @@ class OrderAnswer:
 
 @dataclass(frozen=True)
 class Order:
-    """What a person asks of a study.
+    """An order of a person to a study.
 
     id       a name that no other order has
     trial    number of the trial of the search; None where the order concerns the whole study
-    by       who asks, from which host
+    by       the person who gives the order, and the host
     at       the time by that host's clock, in milliseconds since 1970
     token    number of the driver's claim when the order was given; 0 if nobody drove the study
     answer   None as long as the driver has not answered
@@ -74,7 +74,7 @@ class Order:
 
     @property
     def asked(self) -> str:
-        """What is asked, in words: `stop trial 3`."""
+        """The order in words: `stop trial 3`."""
         return str(self.deed) if self.trial is None else f"{self.deed} trial {self.trial}"
 
 
@@ -97,7 +97,7 @@ def place_order(storage: str, study: str, order: Order) -> None:
     del content["id"], content["answer"]
     with open_to_read(storage) as database:  # it must be there: nothing is made but the order
         if database is None:
-            raise StudyError(f"there is no ledger of {study} to leave an order in")
+            raise StudyError(f"{study} has no ledger in which an order could be left")
         database.made_study(orders_name(study)).set_attribute(f"order {order.id}", content)
 
 

@@ -17,7 +17,7 @@ from tune.stopping.hope import expected_gain, gain_variance
 
 _SAMPLER_STREAM, _RULES_STREAM = 1, 2
 _ASKED, _DRAWN = 5, 50
-"""Number of times that a sampler, and then chance, is asked for a point that is not forbidden."""
+"""Largest number of proposals of the sampler, and then of random points, that may be forbidden."""
 _OUTCOMES = {
     State.RUNNING: Outcome.RUNS,
     State.COMPLETE: Outcome.COMPLETE,
@@ -62,8 +62,8 @@ def _allowed(
 ) -> dict[str, Value]:
     """The sampler's proposal, or another if that is forbidden.
 
-    The sampler is asked again with other seeds. A sampler that insists is followed by chance, and
-    chance by the rules themselves: one of the combinations that they leave is given.
+    The sampler is asked again with other seeds. If all its proposals are forbidden, random points
+    are drawn. If these are forbidden too, one of the combinations that the rules leave is taken.
     """
     space, sampler, at_random = request.space, request.sampler, SAMPLERS["random"]()
     for attempt in range(_ASKED if space.forbid else 1):

@@ -1,7 +1,7 @@
 """The last run of a study, as the ledger describes it: where its driver is, and how it ended.
 
 It is an attribute of the Optuna study, `run`, which the driver writes when its trials begin and
-again when it ends. So a machine that reaches the ledger alone knows what was asked for, and where
+again when it ends. So a machine that reaches only the ledger knows what was asked for, and where
 the files are. A run without an end still goes on, or its driver died: the claim tells which (see
 `tune.ledger.claim`).
 """

@@ -1,7 +1,7 @@
 """A ledger in a database server, such as PostgreSQL: its connections, and the making of its tables.
 
-A server has what a file has not: connections that are lost, drivers on machines that vanish, and
-several processes that make the tables at once. PostgreSQL is what the tests run on.
+Unlike with a file, connections can be lost, a driver's machine can vanish in a transaction, and
+several processes can make the tables at the same time. The tests run on PostgreSQL.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ its study over."""
 
 _CONNECT_SECONDS, _SILENT_SECONDS = 10, 30
 """Seconds for which a connection is tried, and after which one without an answer from the other
-machine counts as lost: a network may vanish without a word, and TCP itself waits for hours."""
+machine counts as lost: a failing network closes no connection, and TCP itself waits for hours."""
 
 _LIBPQ = {
     "connect_timeout": _CONNECT_SECONDS,
@@ -51,7 +51,7 @@ _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQL
 def open_storage(url: str, make: bool) -> optuna.storages.RDBStorage | None:
     """Optuna's storage at the URL of a server; None where its tables are missing.
 
-    make   whether missing tables are made. Of several processes one makes them
+    make   whether missing tables are made; if several processes ask for this, one makes them
 
     Raises StudyError where a driver is missing or the database is another program's, and
     SQLAlchemy's errors.

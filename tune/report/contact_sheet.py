@@ -20,8 +20,8 @@ FILE = "images.html"
 def write_contact_sheet(content: ReportContent) -> str | None:
     """Write the contact sheet into the report's folder; returns its file name.
 
-    None, and nothing written, where the data set is not given or is another than the one that was
-    searched on, and before a trial has settings, since these decide which images validate.
+    Returns None and writes nothing if the data set is not given, if it is another than the one that
+    was searched on, or before a trial has settings, since these decide which images validate.
 
     Raises OSError if the file cannot be written.
     """

@@ -104,7 +104,7 @@ class Resources(_Options):
     GPU; they go on in other workers."""
     epoch_budget: int | None = Field(None, ge=1)
     """Largest number of epochs of the whole study, over all its runs and its confirmation; no limit
-    if not given. At the limit the study ends, and a larger one continues it."""
+    if not given. At the limit the search ends; the same command with a larger one continues it."""
     gpu_hour_budget: float | None = Field(None, gt=0)
     """Largest number of GPU hours of the whole study, over all its runs and its confirmation; no
     limit if not given. An hour on half a GPU counts half."""

@@ -82,7 +82,7 @@ def json_schema() -> dict[str, Any]:
         "forbid": {
             "type": "array",
             "items": {**these_values, "minProperties": 1},
-            "description": "Combinations that no trial has: settings with a value, or several.",
+            "description": "Combinations that no trial has: settings, each with one value or more.",
         },
         "variants": {
             "type": "object",

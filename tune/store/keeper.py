@@ -44,14 +44,14 @@ class _Attempt:
         self.arriving: _Arriving | None = None
 
     def leave(self) -> None:
-        """Drop the file that is half there, and release the folder."""
+        """Drop the file that has come only in part, and release the folder."""
         self.drop()
         if self.lock is not None:
             self.lock.release()
             self.lock = None
 
     def drop(self) -> None:
-        """Drop the file that is half there."""
+        """Drop the file that has come only in part."""
         if self.arriving is not None:
             self.arriving.stream.close()
             self.arriving.part.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class TrialFiles(Protocol):
     def hand_over(self) -> None:
         """Bring what was written since the last call to where the driver reads it.
 
-        It is there when this returns, so that the ledger never leads the folder.
+        It is there when this returns, so that the ledger holds no epoch whose files are missing.
         """
 
 
@@ -146,7 +146,7 @@ class Copied:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """What changes whenever a file is replaced by another: its inode and time of modification."""
+    """The inode and time of modification of a file, which change when another file replaces it."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 

@@ -1,6 +1,6 @@
 """A study's life: a request is checked, its trials run, its best are confirmed, progress is shown.
 
-asking.py        what a person asks of a study, refused where it makes no sense
+asking.py        orders of people to a study, refused where they make no sense
 automatic.py     the values that `auto` stands for, kept with the study
 candidates.py    the candidates of a confirmation, and the trials that are continued for it
 conductor.py     runs a study from its first trial to its last, confirmation included
@@ -8,7 +8,7 @@ confirmation.py  the best of a search run again on fresh seeds and splits
 duration.py      how long a study will take, and how much of that is left
 going_on.py      the rules for a study that is continued: it may grow, and not shrink or change
 learned.py       whether anything was learned, and what to do if not
-limits.py        what ends a run before its last trial
+limits.py        budgets and orders that end a run before its last trial
 options.py       the options of a command: folders, addresses and limits
 pace.py          how long an epoch takes on this machine, measured before the study
 plan.py          a request checked against the data, the weights and the machine

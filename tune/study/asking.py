@@ -1,4 +1,4 @@
-"""What a person asks of a study, refused where it makes no sense, and else left for its driver."""
+"""Orders of people to a study: refused where they make no sense, and else left for its driver."""
 
 from core.errors import StudyError
 from tune.ledger.orders import Deed, Order, order_of, place_order
@@ -26,8 +26,8 @@ def ask(standing: Standing, deed: Deed, trial: int | None = None) -> Order:
     order = order_of(deed, trial, 0 if standing.holder is None else standing.holder.token)
     if any(one.answer is None and one.asked == order.asked for one in standing.orders):
         raise StudyError(
-            f"to {order.asked} has been asked already, and the driver of {standing.name} has not"
-            " answered yet; wait for it"
+            f"the driver of {standing.name} has been asked already to {order.asked}, and has not"
+            " answered yet; wait for its answer"
         )
     place_order(standing.storage, standing.name, order)
     return order
@@ -40,12 +40,12 @@ def _refusal(standing: Standing, deed: Deed, trial: int | None) -> str | None:
         return (
             None
             if standing.is_driven
-            else f"--drain ends a search that runs, and nobody drives {name}; nothing is to be done"
+            else f"--drain ends a search that runs, and nobody drives {name}: nothing is to end"
         )
     option = f"--{deed}"
     if trial is None or not 0 <= trial < len(records):
-        there = f"0 to {len(records) - 1}" if records else "none yet"
-        return f"{option} must name a trial of {name}, which are {there}, and is {trial}"
+        there = f"has trials 0 to {len(records) - 1}" if records else "has no trial yet"
+        return f"{option} must name a trial of {name}, which {there}, and is {trial}"
     state = records[trial].state
     if deed is Deed.STOP and state is not State.RUNNING:
         return f"{option} {trial}: only a trial that runs can be stopped, and it {_WORDS[state]}"

@@ -91,8 +91,8 @@ a report after which the GPU counts as back. After an error on the GPU NVIDIA's 
 time, until all processes that saw the error have ended."""
 
 MOST_NODES = 10
-"""Largest number of nodes that a trial may lose without being charged: nothing is wrong with it,
-unless all nodes that run it die."""
+"""Largest number of nodes that a trial may lose without being charged with a failure: nothing is
+wrong with the trial, unless all nodes that run it die."""
 
 MORE = 1.5
 """Factor on the seconds after which a measurement was cut short for want of time: it begins again
@@ -705,7 +705,7 @@ class _Conductor:
 
     @property
     def _spent(self) -> Spent:
-        """What the study has cost so far, over both phases and all runs."""
+        """The cost of the study so far, over both phases and all runs."""
         return spent_on((*self._phase.beside, *self._ledger.records))
 
     def hand_out(self) -> Assignment | None:
@@ -736,11 +736,11 @@ class _Conductor:
         return None
 
     def _say_that_it_ends(self) -> None:
-        """Tell the user, once, that a Ctrl-C was heard and what is waited for."""
+        """Tell the user, once, that a Ctrl-C was received and how long running epochs have."""
         if interrupted() and self._heard and not self._said_that_it_ends:
             self._said_that_it_ends = True
             self._progress.say(
-                f"Ending: what runs has {as_number(self._plan.options.grace)} s to end its epoch; a"
+                f"Ending: running epochs have {as_number(self._plan.options.grace)} s to end; a"
                 " second Ctrl-C ends at once"
             )
 
@@ -818,7 +818,8 @@ class _Conductor:
     def _collect(self, assignment: Assignment) -> None:
         """Bring a trial's files but for its weights from the store's URL.
 
-        This comes before the epoch is in the ledger, so that the ledger never leads the folder.
+        This comes before the ledger records the epoch, so that it records none whose files are
+        missing.
         """
         folder = Path(assignment.folder)
         if self._phase.collection is not None:
@@ -872,9 +873,7 @@ class _Conductor:
             return
         self._limits.drained_by = order.by
         self._orders.answer(order, True, "the search ends after the running epochs")
-        self._progress.say(
-            f"{order.by} asked that the search end: it does after the running epochs"
-        )
+        self._progress.say(f"{order.by} asked the search to end; it ends after the running epochs")
 
     def _stopped_by_a_person(self, number: int) -> bool:
         """Whether a trial that has reported ends, because a person asked for it."""

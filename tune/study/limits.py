@@ -1,4 +1,4 @@
-"""What ends a run of a study before its last trial: the time, another budget, or a person.
+"""The limits that end a run of a study before its last trial: time, other budgets, an order.
 
 Epochs and GPU hours are counted over all runs of a study, confirmation included, from what the
 ledger holds; GPU hours include the time of epochs that were lost with their worker. An epoch that
@@ -20,7 +20,7 @@ from tune.study.duration import Span
 
 @dataclass(frozen=True)
 class Spent:
-    """What trials have cost.
+    """The cost of trials.
 
     epochs      epochs that were trained
     gpu_hours   hours inside epochs, lost ones included, times the part of a GPU that was held
@@ -31,7 +31,7 @@ class Spent:
 
 
 def spent_on(records: Iterable[TrialRecord]) -> Spent:
-    """What these trials have cost so far."""
+    """The cost of these trials so far."""
     epochs, hours = 0, []
     for record in records:
         epochs += len(record.epochs)
@@ -83,7 +83,7 @@ class Limits:
         """A clause on the budget that `further` epochs would exceed; empty if none."""
         if self.epochs is not None and spent.epochs + further > self.epochs:
             return (
-                f"of the budget of {many(self.epochs, 'epoch')} {spent.epochs:,} are trained, and"
+                f"{spent.epochs:,} of its budget of {many(self.epochs, 'epoch')} are trained, and"
                 " no more fit into it; a larger --epoch-budget continues"
             )
         if self.gpu_hours is not None:
@@ -92,9 +92,9 @@ class Limits:
                 spent.gpu_hours + further * each > self.gpu_hours
             ):
                 return (
-                    f"of the budget of {as_hours(self.gpu_hours)} GPU hours"
-                    f" {as_hours(spent.gpu_hours)} are spent, and no further epoch fits into it; a"
-                    " larger --gpu-hour-budget continues"
+                    f"{as_hours(spent.gpu_hours)} of its budget of {as_hours(self.gpu_hours)} GPU"
+                    " hours are spent, and no further epoch fits into it; a larger"
+                    " --gpu-hour-budget continues"
                 )
         return ""
 
@@ -106,7 +106,7 @@ class Limits:
     def why(self) -> str:
         """The reason for which a run that is not finished ended, as a clause."""
         if self.drained_by:
-            return f"{self.drained_by} asked that it end after the running epochs"
+            return f"{self.drained_by} asked it to end after the running epochs"
         return self.used_up or "the time budget was used up"
 
 
@@ -144,6 +144,6 @@ def budget_lines(
 def _enough(rest: float, left: Span, option: str) -> str:
     """A clause on whether the rest of a budget is enough for what is left."""
     if rest >= left.high:
-        return "it is enough"
+        return "the budget is enough"
     ends = "ends the study early" if rest < left.low else "may end the study early"
-    return f"it {ends}, and the same command with a larger --{option}-budget continues"
+    return f"the budget {ends}; the same command with a larger --{option}-budget continues"

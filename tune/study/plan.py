@@ -214,7 +214,7 @@ def refuse_network_ledger(storage: str) -> None:
         raise StudyError(
             "the ledger must not be a SQLite file on a network file system, where its locks do not"
             f" hold, and {file} is on {kind}; keep it on a disk of this machine, --storage"
-            " sqlite:////PATH/study.db, or in a database server, --storage postgresql://..."
+            " sqlite:////PATH/study.db, or in a database server, --storage postgresql+psycopg://..."
         )
 
 

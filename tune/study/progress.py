@@ -33,9 +33,9 @@ EPOCH_LINES = 10
 """Largest number of lines on the epochs of one trial where the output is not a terminal, apart from
 that of its first epoch: a log of a long search stays readable."""
 CURVE = 16
-"""Largest number of signs of a curve; of a longer one neighbouring epochs share a sign."""
+"""Largest number of characters of a curve; in a longer one neighbouring epochs share one."""
 WIDE_TERMINAL = 100
-"""Number of columns under which a terminal shows curves of half as many signs."""
+"""Number of columns; in a narrower terminal curves have half as many characters."""
 _BARS = "▁▂▃▄▅▆▇█"
 STATES = (
     (State.COMPLETE, "complete"),
@@ -217,7 +217,7 @@ def running_table(
     """A row for each running trial; memory has a column where it is known.
 
     confirms   whether they are the trials of a confirmation
-    signs      largest number of signs of a curve
+    signs      largest number of characters of a curve
     """
     memory = any(record.epochs and _gib(record) for record in running)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -255,7 +255,7 @@ def _called(record: TrialRecord, confirms: bool) -> str:
 
 
 def sparkline(curve: Sequence[float], most: int = CURVE) -> str:
-    """A curve as bars from 0 to its highest value, at most so many signs; each is the mean of its
+    """A curve as at most `most` bars from 0 to its highest value; each is the mean of its
     epochs. Where all is 0 the bars are the lowest.
     """
     if not curve:

@@ -77,7 +77,8 @@ def driver_sentence(standing: Standing) -> str:
         ago = f"{as_duration(max(0.0, holder.silence))} ago"
         if not holder.is_alive:
             return (
-                f"Not driven: {who} died, last heard of {ago}; the same command continues the study"
+                f"Not driven: {who} died, last heartbeat {ago}; the search's command continues the"
+                " study"
             )
         same = run is not None and (run.pid, run.host) == (holder.pid, holder.host)
         since = f" since {_clock(run.since)}" if run is not None and same and not run.ended else ""
@@ -87,10 +88,10 @@ def driver_sentence(standing: Standing) -> str:
         return f"Finished{when}"
     if run is not None and run.ended is not None:
         return (
-            f"Not driven: its last run ended at {_clock(run.ended)} ({run.end}); the same command"
-            " continues the study"
+            f"Not driven: its last run ended at {_clock(run.ended)} ({run.end}); the search's"
+            " command continues the study"
         )
-    return "Not driven: the same command continues the study"
+    return "Not driven: the search's command continues the study"
 
 
 def _clock(milliseconds: int) -> str:
@@ -99,7 +100,7 @@ def _clock(milliseconds: int) -> str:
 
 
 def failure_lines(standing: Standing) -> list[str]:
-    """A line on each reason of failed trials, the most frequent first."""
+    """A line for each reason of failed trials, the most frequent first."""
     lines = []
     for what, records in (
         ("trial", standing.searched.records),
@@ -130,7 +131,7 @@ def order_lines(standing: Standing) -> list[str]:
             lines.append(f"{head}: the driver obeys within one epoch")
         else:
             lines.append(
-                f"{head}: the next driver obeys, when the same command continues the study"
+                f"{head}: the next driver obeys, when the search's command continues the study"
             )
     return lines
 

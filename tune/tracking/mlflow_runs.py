@@ -46,8 +46,8 @@ _STATUS = {
 """MLflow's status of each state. MLflow shows KILLED as it shows a failure, and a trial that was
 stopped early has done all that it was to do: its name and its tag `state` say what happened."""
 _NOTE = (
-    "The study as a whole. Under *Artifacts*, `report/index.html` says what it shows,"
-    " `report/images.html` has every image with its outlines, and `report/figures` the figures."
+    "The study as a whole. Under *Artifacts*, `report/index.html` is its report,"
+    " `report/images.html` shows every image with its outlines, and `report/figures` its figures."
     " Its trials are the runs below this one; each has a picture of its predictions among its"
     " artifacts."
 )

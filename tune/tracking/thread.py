@@ -52,8 +52,8 @@ class TrackingThread:
         self.trouble: Trouble | None = None
         """The last reason why a record was refused; None if the last attempt wrote all records."""
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
-        # While Ray connects, a SIGTERM that this thread took would end the process with a trace of
-        # Ray's; so the main thread alone takes it, when it is ready to.
+        # While Ray connects, a SIGTERM to this thread would end the process with a traceback of
+        # Ray, so only the main thread gets the signal, when it is ready for it.
         with deaf_to_sigterm():
             self._thread.start()
 

@@ -106,7 +106,7 @@ def test_no_sampler_proposes_what_is_forbidden(sampler: str) -> None:
 
 
 def test_a_sampler_that_meets_what_is_forbidden_nearly_everywhere_still_finds_the_rest() -> None:
-    """Of 27,648 points one is allowed."""
+    """One of 27,648 points is allowed."""
     names = ["horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise"]
     names += ["vertical_flip", "stain_jitter", "scale_jitter", "quarter_turns"]
     space = {f"augment.{name}": [True, False] for name in names}

@@ -48,7 +48,7 @@ def test_a_budget_of_epochs_holds_over_runs_and_a_larger_one_finishes_the_study(
         assert train_until_it_ends(at, limits := Limits(epochs=7)) == 7
         assert not at.ledger.finished
         assert all(one.state in (State.COMPLETE, State.RUNNING) for one in at.ledger.records)
-    assert limits.why.startswith("of the budget of 7 epochs 7 are trained")
+    assert limits.why.startswith("7 of its budget of 7 epochs are trained")
     with desk(tmp_path, 0.0, parallel, gpus=0) as at, at.ledger.claim:
         assert train_until_it_ends(at, Limits(epochs=7)) == 0
     with desk(tmp_path, 0.0, parallel, gpus=0) as at, at.ledger.claim:
@@ -108,8 +108,8 @@ def test_a_plan_says_that_a_budget_ends_a_study_only_where_it_may(
     (line,) = budget_lines(
         Resources(epoch_budget=budget), Spent(0, 0.0), Span(low, low + more), None, on_gpu=False
     )
-    enough, short = "it is enough", "it ends the study early"
-    assert (enough in line) + (short in line) + ("it may end" in line) == 1
+    enough, short = "the budget is enough", "the budget ends the study early"
+    assert (enough in line) + (short in line) + ("the budget may end" in line) == 1
     assert (enough in line) == (budget >= -(-(low + more) // 1))
 
 
@@ -121,7 +121,7 @@ def test_a_plan_says_what_a_budget_of_gpu_hours_cannot_limit_or_foresee() -> Non
     assert "is not known before an epoch has run" in line
     (line,) = budget_lines(asked, Spent(9, 3.0), Span(1, 2), Span(20, 60), on_gpu=True)
     assert "40.00 GPU hours, 3.00 of them spent; the rest of the study takes 20.00 to 60.00" in line
-    assert "so it may end the study early" in line
+    assert "so the budget may end the study early" in line
 
 
 def test_the_epochs_left_of_a_study_are_those_of_the_search_and_of_the_confirmation(

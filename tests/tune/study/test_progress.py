@@ -32,7 +32,7 @@ def trial(number: int, state: State, scores: Sequence[float], **more: Any) -> Tr
 
 
 def screen(records: Sequence[TrialRecord], planned: int = 6, width: int = 120) -> str:
-    """The text that a terminal of so many columns shows."""
+    """The text that a terminal of `width` columns shows."""
     output = io.StringIO()
     console = Console(file=output, width=width, force_terminal=True, color_system=None)
     sure = Interval(0.45, 0.4, 0.5)
