@@ -38,6 +38,7 @@ words:
   HW3       a layout of a data set: a folder per image, in it image.tif and a mask per class,
             class1.tif ...; every value of a mask but 0 is one instance
   trial     one training with one choice of settings
+  ledger    the database of all trials of a study
   variant   a named row of settings in a space file, under `variants:`, in place of a search
   baseline  the variant that all others are compared with, the first unless `baseline:` names one
   compare   in a space file, the counterpart of a variant that is not compared with the baseline
@@ -135,8 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--store",
         metavar="URL",
-        help="s3:// or gs:// folder through which trials' files go to the driver; default: nodes"
-        " that do not share the results folder send them to it directly",
+        help="s3:// or gs:// folder through which trials' files come to this machine; default:"
+        " nodes that do not share the results folder send them here directly",
     )
     add("--tracking-uri", metavar="URI", help="MLflow; default: a database in the results folder")
     add(

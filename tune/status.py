@@ -83,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m tune.status",
         description=(
             "Show running and finished studies: trials by state, the best, running epochs, the time"
-            " left, the driver and its host, and why trials failed. Nothing is written, except an"
-            " order to the driver: --stop, --requeue or --drain."
+            " left, the driver (the process of the search) and its host, and why trials failed."
+            " Nothing is written, except an order to the driver: --stop, --requeue or --drain."
         ),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -186,7 +186,7 @@ def test_a_study_that_nobody_drives_says_how_its_last_run_ended(
     assert "Finished at 20" in status(capsys, *arguments)
 
 
-def test_a_driver_that_ends_while_its_study_is_read_is_not_taken_for_one_that_left_no_word(
+def test_a_driver_that_ends_while_its_study_is_read_is_not_taken_for_one_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = standings.read_ledger

@@ -117,7 +117,7 @@ def _orders_in(attributes: Mapping[str, Any]) -> list[Order]:
     for name, content in attributes.items():
         kind, _, key = name.partition(" ")
         if kind == "order":
-            # What another version asks for is left to a driver that knows it.
+            # An order of another version is left to a driver that knows it.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 orders.append(_order_in(key, content, attributes.get(f"answer {key}")))
     return sorted(orders, key=lambda order: (order.at, order.id))

@@ -113,7 +113,7 @@ class UrlStore:
     def files(self, key: str) -> Mapping[str, tuple[int, int]]:
         """A trial's files by their names, each with its size in bytes and time in nanoseconds.
 
-        What people have put beside them under names that no trial writes is left out.
+        Files of people, under names that no trial writes, are left out.
         """
 
         def find() -> dict[str, tuple[int, int]]:

@@ -881,8 +881,9 @@ class _Conductor:
         return order is not None and self._stop(order, number)
 
     def _stop(self, order: Order, number: int) -> bool:
-        """Stop a trial that no worker runs between two epochs, and answer the order; returns
-        whether it was stopped.
+        """Stop a trial that no worker runs, or that is between two epochs, and answer the order.
+
+        Returns whether it was stopped.
         """
         record = self._ledger.records[number]
         there = order.id in record.obeyed  # done by a driver that died before it could answer
