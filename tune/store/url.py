@@ -284,7 +284,7 @@ class Collection:
             self._have[key, name] = found[name]
 
     def remove(self, key: str, lost: Callable[[str], bool]) -> None:
-        """Remove at the URL the files of a trial that are lost, judged by name. Raises as above."""
+        """Remove files of a trial at the URL; `lost` says by name which. Raises StorageError."""
         names = [name for name in self._store.files(key) if lost(name)]
         if names:
             self._store.remove(key, names)
