@@ -224,7 +224,7 @@ _REFUSAL_KINDS = (
         "restore {place} from a backup",
         (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT),
         ("XX001", "XX002"),
-        r"malformed|is not a database",
+        r"malformed|is not a database|could not decode",
         whole=False,
     ),
     _RefusalKind(

@@ -150,6 +150,31 @@ def test_studies_of_other_programs_in_a_shared_ledger_are_left_out(
     assert listed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE study_user_attributes SET value_json = '{no json' WHERE key = 'identity'",
+        "UPDATE study_user_attributes SET value_json = CAST(x'229f22' AS TEXT)",
+        "UPDATE trial_user_attributes SET value_json = '3' WHERE key = 'name'",
+        "UPDATE trial_user_attributes SET value_json = '{}' WHERE key = 'settings'",
+        "UPDATE trial_user_attributes SET value_json = '[]' WHERE key = 'settings'",
+        "UPDATE cell_tune_claims SET driver = '[]'",
+        "UPDATE cell_tune_claims SET heard = 'yesterday'",
+    ],
+)
+def test_a_damaged_ledger_is_one_sentence_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    with driven(tmp_path):
+        with contextlib.closing(sqlite3.connect(tmp_path / "shown/study.db")) as connection:
+            connection.execute(damage)
+            connection.commit()
+        assert main(["--study", "shown", "--results", str(tmp_path)]) == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert "from a backup, then run the same command again" in said.err
+
+
 def test_looking_changes_no_byte_and_no_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from core.files import parse_json
 from tune import processes
 from tune.ledger.claim import CLAIM_SECONDS, CLAIMS
+from tune.ledger.damage import damaged
 from tune.ledger.storage import open_to_read
 
 
@@ -53,8 +54,11 @@ def holder_of(storage: str, study: str) -> Holder | None:
     if row is None or row[1] is None:
         return None
     token, text, heard, now = row
-    driver = parse_json(text)
-    pid, silence = int(driver["pid"]), (now - heard).total_seconds()
-    here = driver.get("machine") == processes.machine_name()
+    try:
+        driver = parse_json(text)
+        pid, host, machine = int(driver["pid"]), str(driver["host"]), driver.get("machine")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(f"the claim of study {study} in the ledger", error) from error
+    silence, here = (now - heard).total_seconds(), machine == processes.machine_name()
     is_alive = silence <= CLAIM_SECONDS and (not here or processes.is_running(pid))
-    return Holder(pid, str(driver["host"]), int(token), silence, is_alive)
+    return Holder(pid, host, int(token), silence, is_alive)

@@ -41,7 +41,7 @@ from optuna.trial import FrozenTrial
 
 from core.config import Value
 from core.dependence import effective_settings
-from core.errors import StorageError
+from tune.ledger.damage import damaged
 from tune.ledger.growth import plain_name
 
 IDENTITY_KEY, FACTS_KEY = "identity", "facts"
@@ -240,11 +240,11 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
         record = _record_of(trial, study)
         if record.state is State.COMPLETE:
             max(record.curve)
+        record.name.encode()
+        if record.settings != {} or record.state is not State.RUNNING:
+            int(record.settings["optim.epochs"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"trial {trial.number} is damaged in the ledger ({type(error).__name__}: {error});"
-            " restore the ledger from a backup, then run the same command again"
-        ) from error
+        raise damaged(f"trial {trial.number} of the ledger", error) from error
     return record
 
 

@@ -25,6 +25,7 @@ from core.values import as_number
 from tune import database
 from tune.database import Patience, cause_of, place_of, refusal_of
 from tune.ledger import server
+from tune.ledger.damage import damaged
 from tune.redaction import without_password
 
 BUSY_SECONDS = 5
@@ -105,8 +106,8 @@ class Database:
     def call(self, operation: Callable[[], _T]) -> _T:
         """The result of an operation on the database, which is tried again for a while.
 
-        Raises StorageError if the database still refuses it, or if another driver has ended the
-        trial.
+        Raises StorageError if the database still refuses it, if what it holds cannot be read, or if
+        another driver has ended the trial.
         """
         tries = itertools.count()
 
@@ -120,6 +121,8 @@ class Database:
         except optuna.exceptions.UpdateFinishedTrialError as error:
             self.fence()  # another driver has ended the trial
             raise _written_by_another() from error
+        except ValueError as error:  # text that is no JSON, no time or no UTF-8
+            raise damaged(f"the ledger {place_of(self.url)}", error) from error
         except Exception as error:
             cause = cause_of(error)
             if cause is None:
@@ -311,6 +314,7 @@ def _open_patiently(url: str, make: bool) -> Database | None:
         sqlalchemy.exc.SQLAlchemyError,
         ImportError,
         OSError,
+        ValueError,
     ) as error:
         cause = cause_of(error)
         meant = None if cause is None else refusal_of(cause, url)
@@ -378,7 +382,7 @@ def _is_half_made(path: Path) -> bool:
                 connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
                 for name in tables - {"version_info", "alembic_version"}
             ) and (tables < _tables_of_optuna())
-    except sqlite3.Error:  # locked, or no database: opening it says so
+    except (sqlite3.Error, ValueError):  # locked, damaged or no database: opening it says so
         return False
 
 
