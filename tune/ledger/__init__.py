@@ -3,6 +3,7 @@
 records.py       a trial as the ledger has it, and the names under which Optuna stores it
 storage.py       a ledger's database, opened to be read or written; each write is one transaction
 server.py        a ledger in a database server: its connections, the making of its tables
+damage.py        the error for what a ledger holds and no driver can have written
 claim.py         the right to write a study, held by one process at a time
 holder.py        the process that holds a study's claim, as others see it
 runs.py          the last run of a study: where its driver is, and how it ended
