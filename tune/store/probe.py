@@ -9,10 +9,18 @@ PLACE_FILE = ".place"
 """Name of the file in a study's folder by which a node recognises it. It holds a random text, made
 anew each time the study runs."""
 
+_SEEN = ".seen-"
+"""The beginning of the names of the files that nodes leave there for a moment."""
+
 
 def leave_mark(folder: Path) -> str:
-    """Write PLACE_FILE in the study's folder, and return its text. Raises OSError."""
+    """Write PLACE_FILE in the study's folder, and return its text. Raises OSError.
+
+    What nodes that died in a probe left there is removed.
+    """
     text = secrets.token_hex(16)
+    for left in folder.glob(f"{_SEEN}*"):
+        left.unlink(missing_ok=True)
     (folder / PLACE_FILE).write_text(text)
     return text
 
@@ -32,7 +40,7 @@ def sees_folder(folder: Path, text: str, read_there: Callable[[str], bytes | Non
 
     A copy of the folder, as a disk's image has it, and a folder that only reads do not count.
     """
-    path = folder / f".seen-{secrets.token_hex(8)}"
+    path = folder / f"{_SEEN}{secrets.token_hex(8)}"
     try:
         if (folder / PLACE_FILE).read_text() != text:
             return False

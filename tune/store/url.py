@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from core.errors import BadRequest, StorageError, StudyError
 from core.files import parse_json
@@ -38,6 +38,9 @@ SCHEMES = ("s3", "gs")
 """Schemes of the URLs that can be a store."""
 PAUSES = (1.0, 4.0, 15.0, 40.0)
 """Seconds before each further try of an operation that failed."""
+GS_SECONDS = 20
+"""Seconds for which Google's library tries one operation again, where the URL does not name others
+(`retry_limit_seconds`). By itself it tries for a quarter of an hour, without a message."""
 IDENTITY = "identity.json"
 _OF_THIS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Error numbers (errno) that an object store never has."""
@@ -66,7 +69,7 @@ class UrlStore:
         """The file system, and the path of the study's folder in it."""
         from pyarrow import fs
 
-        system, path = fs.FileSystem.from_uri(self.url)
+        system, path = fs.FileSystem.from_uri(_bounded(self.url))
         return system, f"{path.rstrip('/')}/{self.study}"
 
     def claim(self, identity: str) -> None:
@@ -208,6 +211,15 @@ class UrlStore:
                     ) from None
                 time.sleep(pause)
         raise AssertionError
+
+
+def _bounded(url: str) -> str:
+    """A URL whose operations end in some seconds where nobody answers."""
+    parts = urlsplit(url)
+    if parts.scheme != "gs" or "retry_limit_seconds" in parse_qs(parts.query):
+        return url
+    query = f"{parts.query}&" if parts.query else ""
+    return parts._replace(query=f"{query}retry_limit_seconds={GS_SECONDS}").geturl()
 
 
 def checked_store(url: str) -> str:

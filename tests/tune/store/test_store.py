@@ -314,6 +314,7 @@ def test_a_folder_is_shared_only_if_each_side_reads_what_the_other_wrote(tmp_pat
     study, image = tmp_path / "study", tmp_path / "image"
     study.mkdir()
     image.mkdir()
+    (study / ".seen-by-a-node-that-died").touch()
     text = leave_mark(study)
     there = Keeper(str(study)).content
     assert sees_folder(study, text, there)

@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import BadRequest, ProcessLost, StorageError, StudyError
 from tests.object_store import running_s3
+from tune.store import url as url_module
 from tune.store.carried import CarriedShelf
 from tune.store.keeper import Keeper
 from tune.store.names import PIECE_BYTES
@@ -101,11 +102,18 @@ def test_a_url_belongs_to_one_study(store: UrlStore) -> None:
         store.claim("that")
 
 
-def test_a_url_that_does_not_answer_is_named_without_its_secrets() -> None:
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize(
+    "place", ["s3://me:hush@bucket/folder?region=us-east-1&", "gs://anonymous@bucket/folder?"]
+)
+def test_a_url_that_does_not_answer_is_named_soon_and_without_its_secrets(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_module, "GS_SECONDS", 1)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    url = f"s3://me:hush@bucket/folder?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    url = f"{place}endpoint_override=127.0.0.1:{port}&scheme=http"
     store = UrlStore(url, "study", pauses=(0.0,))
     with pytest.raises(StorageError, match="see that every node reaches it") as raised:
         store.files(KEY)
