@@ -17,6 +17,7 @@ LONGEST = (
     "tune/test_clusters.py",
     "tune/test_kills.py",
     "tune/test_signals.py",
+    "tune/test_preemption.py",
     "tune/test_failing_trials.py",
     "tune/test_full_disks.py",
     "tune/test_locked_ledger.py",
