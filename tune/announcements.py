@@ -1,13 +1,12 @@
 """The lines that a search and a retraining print: their plan before, their outcome after."""
 
-import os
 import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from core.prediction.detect import about_full_tiles
+from core.programs import program_here
 from core.text import have, many
 from core.values import as_ap50, as_setting, as_settings
 from tune.ledger.proposals import preview
@@ -135,7 +134,10 @@ def _failure_lines(study: Study) -> list[str]:
 def _file_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> list[str]:
     """Lines on where the report and the results are, and on how to compare the trials."""
     if isinstance(report, str):
-        lines = [f"The report could not be written: {report}; to try again: python -m tune.report"]
+        lines = [
+            f"The report could not be written: {report}; to try again:"
+            f" {program_here('python')} -m tune.report --study {study.request.study}"
+        ]
     else:
         lines = [f"Report: {report.page}"]
         if report.trouble is not None:
@@ -146,10 +148,20 @@ def _file_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> l
         lines.append(f"Then open: {report.link}")
         lines += [f"Their curves and settings: {report.charts}"] if report.charts else []
     storage = shlex.quote(without_password(study.storage))
-    lines.append(f"In Optuna's pages: {_dashboard()} {storage}")
+    lines.append(f"In Optuna's pages: {program_here('optuna-dashboard')} {storage}")
     if not study.finished:
         lines.append("To continue, run the same command again")
+    elif study.best is not None and not nothing_learned(study.records):
+        lines.append(f"Next, train the winner: {_retraining(study)}")
     return lines
+
+
+def _retraining(study: Study) -> str:
+    """The command that trains a study's winner again and writes its model."""
+    folder = study.folder.path
+    words = ["-m", "tune.retrain_best", "--study", study.request.study]
+    words += [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
+    return f"{program_here('python')} {shlex.join(words)}"
 
 
 def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
@@ -260,7 +272,7 @@ def retrained_lines(plan: RetrainingPlan, outcome: RetrainingOutcome) -> list[st
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")
-    use = f"{_python_here()} -m core.predict --model {shlex.quote(str(best))} --images DIR"
+    use = f"{program_here('python')} -m core.predict --model {shlex.quote(str(best))} --images DIR"
     return [
         *lines,
         f"Use it: {use} --out cells",
@@ -274,23 +286,6 @@ def registered_line(plan: RetrainingPlan, shown: str | Trouble) -> str:
     if isinstance(shown, str):
         return f"{plan.tracking.name}: {shown}; {plan.tracking.how_to_open}"
     return f"{plan.tracking.name} does not show it {shown}; nothing is trained twice"
-
-
-def _dashboard() -> str:
-    """The program that shows a ledger in a browser: beside this Python, or wherever it is."""
-    program = Path(sys.executable).with_name("optuna-dashboard")
-    if not program.exists():
-        return "optuna-dashboard"
-    here = program.is_relative_to(Path.cwd())
-    return shlex.quote(os.path.relpath(program) if here else str(program))
-
-
-def _python_here() -> str:
-    """The path of this Python, quoted for a shell, relative where it is in the current folder."""
-    program = Path(sys.executable)
-    return shlex.quote(
-        os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
-    )
 
 
 def _scores(metrics: dict[str, Any]) -> str:

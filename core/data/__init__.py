@@ -35,6 +35,8 @@ xml_files.py   XML files that cannot grow and name no other file
 yolo.py        YOLO's segmentation labels: one text file of polygons for each image
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +56,7 @@ from core.data.images import is_deep, of_8_bits
 from core.data.intensity import of_one_way, with_8_bits
 from core.data.listing import list_images
 from core.data.readers import READERS
-from core.data.signs import seen_in
+from core.data.signs import folder_meant, seen_in
 from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
 from core.files import reason_of
@@ -71,6 +73,11 @@ __all__ = [
     "load_data",
 ]
 
+MOST_LOOKED_INTO, MOST_NAMED = 200, 4
+"""Largest numbers of what lies in a folder that is looked into for data sets, and of data sets that
+a sentence counts."""
+PARTS = ("train", "training", "val", "valid", "validation", "test", "images", "masks", "labels")
+"""Names of folders that are parts of a data set and no data set, in small letters."""
 STRICT = DataConfig()
 """Settings of reading under which a data set with any problem is refused."""
 
@@ -189,11 +196,17 @@ def _read(where: str) -> Inspection:
                     return reader.read(where)
         if not folder.exists():
             message = "there is no such folder"
+            if (meant := folder_meant(folder)) is not None:
+                said = f"{message}; did you mean {shown(str(meant))}?"
+                return Inspection(None, (Problem(where, said),))
         elif not folder.is_dir():
             message = "a folder is expected, and this is a file"
         else:
             kinds, *signs = seen_in(folder)
             message = f"the folder holds no annotated image ({kinds})"
+            if inside := list(itertools.islice(_data_sets_in(folder), MOST_NAMED)):
+                names = examples_of([one.name for one in inside])
+                signs = [f"data sets lie in it, which are named one by one: {names}"]
             if signs:
                 return Inspection(None, (Problem(where, "; ".join([message, *signs])),))
     except DataError as error:
@@ -203,6 +216,17 @@ def _read(where: str) -> Inspection:
             None, (Problem(str(error.filename), f"the folder cannot be read: {reason_of(error)}"),)
         )
     return Inspection(None, (Problem(where, f"{message}; {_where_to_put(where)}"),))
+
+
+def _data_sets_in(folder: Path) -> Iterator[Path]:
+    """The folders right inside a folder that some reader recognises, but for parts of a split."""
+    for inside in sorted(itertools.islice(folder.iterdir(), MOST_LOOKED_INTO)):
+        if inside.is_dir() and inside.name.lower() not in PARTS:
+            for name, reader in READERS.items():
+                with READERS.calling(name):
+                    if reader.sees(str(inside)):
+                        yield inside
+                        break
 
 
 def _where_to_put(where: str) -> str:

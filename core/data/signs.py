@@ -3,6 +3,7 @@
 To have another export recognised, add a line to `SIGNS`.
 """
 
+import difflib
 import itertools
 import os
 import re
@@ -17,6 +18,9 @@ MOST_FOLDERS, MOST_FILES = 1000, 100_000
 """Largest numbers of folders and of files that are looked at, to describe a folder."""
 KINDS_SHOWN, SIGNS_SHOWN = 5, 2
 """Largest numbers of kinds of files, and of signs, that a sentence names."""
+NEAR = 0.75
+"""Least likeness of two names (difflib's ratio, 1 for equal ones) that may be a slip of the
+keyboard."""
 _PICTURE = r"[^/]+\.(tiff?|png|jpe?g|bmp)"
 
 
@@ -112,6 +116,19 @@ def seen_in(folder: Path) -> tuple[str, ...]:
     """
     paths = _paths(folder)
     return (_kinds_of_files(paths), *itertools.islice(_signs(paths), SIGNS_SHOWN))
+
+
+def folder_meant(folder: Path) -> Path | None:
+    """The folder whose name is nearest to that of one that does not exist; None if none is near."""
+    try:
+        if folder.exists() or not folder.parent.is_dir():
+            return None
+        there = itertools.islice(folder.parent.iterdir(), MOST_FOLDERS)
+        names = sorted(path.name for path in there if path.is_dir())
+    except OSError:
+        return None
+    near = difflib.get_close_matches(folder.name, names, n=1, cutoff=NEAR)
+    return folder.parent / near[0] if near else None
 
 
 def _paths(folder: Path) -> list[str]:

@@ -23,6 +23,8 @@ from core.text import have, listed, many, shown
 from core.values import as_number
 
 ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
+IN_PIECES = "`--set data.split_components=true` makes each piece an instance"
+"""The way out of semantic masks, in the message on them."""
 CALLED_MOST = 0.5
 """Least fraction that is called most."""
 SPECK = 0.02
@@ -332,11 +334,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
         instances, pieces, images = 0, [], []
         for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
             of_class = sample.labels_N[one.ids_N - 1] == label
-            height, width = sample.size
-            x0, y0, x1, y1 = one.boxes_N4.T
-            box_areas = (x1 - x0) * (y1 - y0)
-            spread = (box_areas >= SCATTERED * height * width) | (box_areas >= SPARSE * one.areas_N)
-            wide = of_class & (one.large_N >= 2) & (spread | (one.large_N >= SPARSE))
+            wide = of_class & are_scattered(sample, one)
             instances += int(np.count_nonzero(of_class))
             pieces += one.large_N[wide].tolist()
             images += [index] * bool(wide.any())
@@ -350,10 +348,22 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
                 f"{len(pieces):,} of {many(instances, 'instance')} of {shown(category.name)} are"
                 f" several pieces, {sum(pieces):,} in all, scattered over"
                 f" {many(len(images), 'image')} ({_names(dataset, images)}): masks that show where"
-                " a class is and not which pixels are one instance (semantic masks); `--set"
-                " data.split_components=true` makes each piece an instance (those that touch stay"
-                f" one), or, if they are right, {ANYWAY}"
+                f" a class is and not which pixels are one instance (semantic masks); {IN_PIECES}"
+                f" (those that touch stay one), or, if they are right, {ANYWAY}"
             )
+
+
+def are_scattered(sample: Sample, shapes: Shapes) -> NDArray[np.bool_]:
+    """Whether the pieces of each instance lie far apart, as cells of a semantic mask do: bool [N].
+
+    shapes   `shapes_of` the sample
+    """
+    height, width = sample.size
+    x0, y0, x1, y1 = shapes.boxes_N4.T
+    box_areas = (x1 - x0) * (y1 - y0)
+    spread = (box_areas >= SCATTERED * height * width) | (box_areas >= SPARSE * shapes.areas_N)
+    scattered: NDArray[np.bool_] = (shapes.large_N >= 2) & (spread | (shapes.large_N >= SPARSE))
+    return scattered
 
 
 def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:

@@ -13,13 +13,15 @@ from core.data import Dataset, Inspection, Problem, inspect_data
 from core.data.dataset import by_cause, examples_of
 from core.data.looks import Looks
 from core.data.measure import Measurement, measure
+from core.data.signs import folder_meant
 from core.data.split import split
-from core.data.suspicion import Shapes, shapes_of
+from core.data.suspicion import IN_PIECES, Shapes, shapes_of
 from core.doctor.repairs import Mended, in_the_way, mended
 from core.errors import DataError
 from core.fitting import Circumstances, fitted_share, recommended
 from core.metric.ap50 import FEW_IMAGES
 from core.prediction.advice import advice, caps_to_raise, sizes_to_fit
+from core.programs import program_here
 from core.text import many, shown
 from core.values import as_percent, as_setting
 
@@ -112,6 +114,9 @@ def examined(
     ways_out = tuple(_ways_out(problems, inspection))
     mend = mended(inspection, where)
     suited = [f"{name}=auto" for name in _unsuited(data, config)] if data is not None else []
+    if any(IN_PIECES in problem.message for problem in problems):
+        # Sizes and slips can be judged once the cells are known.
+        given, suited, mend = [*given, "data.split_components=true"], [], None
     following = _following(where, [*given, *suited], inspection, not problems, mend)
     lines += [headline, *(f"  {cause}" for cause in causes), *ways_out]
     if mend is not None:
@@ -333,15 +338,22 @@ def _following(
     settings = [word for one in given for word in ("--set", one)]
     if usable:
         words = ["tune.search", "--space", "search_spaces/ablation.yaml", "--data", where]
-        return shlex.join(["python", "-m", *words, *settings, "--dry-run"])
-    check = ["python", "-m", "core.check", where]
+        return _typed([*words, *settings, "--dry-run"])
+    if inspection.dataset is None and (meant := folder_meant(Path(where))) is not None:
+        where = str(meant)
+    check = ["core.check", where]
     if mend is not None and mend.repairs and not in_the_way(inspection):
         # Beside the data set, also where that is named `.` or `..`.
         named = where.rstrip("/") if Path(where).name not in ("", "..") else Path(where).resolve()
-        return shlex.join([*check, *settings, "--fix", f"{named}-repaired"])
+        return _typed([*check, *settings, "--fix", f"{named}-repaired"])
     if inspection.single and len(inspection.single) == len(inspection.problems):
         settings += ["--set", "data.skip_bad=true"]
-    return shlex.join([*check, *settings])
+    return _typed([*check, *settings])
+
+
+def _typed(words: Sequence[str]) -> str:
+    """The command that runs a module of this project with its options."""
+    return f"{program_here('python')} -m {shlex.join(words)}"
 
 
 def _range_in_words(values: NDArray[np.int64]) -> str:

@@ -17,6 +17,7 @@ from core.data.suspicion import (
     TWIN,
     Shapes,
     are_interpolated,
+    are_scattered,
     background_of,
     shapes_of,
     slivers_of,
@@ -139,7 +140,9 @@ def _of_image(
     if smooth:
         return  # its pieces and tiny instances have the same cause
     yield "pieces", np.flatnonzero((shapes.large_N > 1) & ~background_N)
-    yield "stray pixels", np.flatnonzero((shapes.strays_N > 0) & ~background_N)
+    # In a semantic mask the small pieces are cells.
+    strays_N = (shapes.strays_N > 0) & ~background_N & ~are_scattered(sample, shapes)
+    yield "stray pixels", np.flatnonzero(strays_N)
     if usual >= FAR_FEWER * FEW_PIXELS:
         height, width = sample.size
         inside_N = (shapes.boxes_N4[:, :2] > 0).all(axis=1) & (

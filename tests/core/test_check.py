@@ -1,6 +1,7 @@
 """Laws of the data doctor."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tracemalloc
@@ -23,6 +24,7 @@ from core.data.synthetic import make_cells, write_hw3
 from core.detectors import DETECTORS
 from core.fitting import READ_OFF_DATA
 from core.prediction.advice import _copied, advice
+from core.programs import program_here
 from core.sample import Sample
 
 DATA = make_cells(images=6, side=64)
@@ -65,7 +67,7 @@ def test_a_usable_data_set_is_described_and_ends_with_0(
     assert "\nUsable: no problems found.\n" in out
     following, page = out.splitlines()[-2:]
     assert following == (
-        "Next: python -m tune.search --space search_spaces/ablation.yaml"
+        f"Next: {program_here('python')} -m tune.search --space search_spaces/ablation.yaml"
         f" --data {tmp_path} --dry-run"
     )
     assert page == "Page: check/index.html"
@@ -218,9 +220,57 @@ def test_the_command_line_answers_a_missing_folder_with_one_line_and_2(tmp_path:
         f"{tmp_path / 'nothing'}: there is no such folder; put one folder per image there"
         in done.stdout
     )
-    assert done.stdout.splitlines()[2:] == [
-        "", f"Next: python -m core.check {tmp_path / 'nothing'}"
-    ]  # fmt: skip
+    blank, following = done.stdout.splitlines()[2:]
+    assert (blank, following.partition(" -m ")[2]) == ("", f"core.check {tmp_path / 'nothing'}")
+
+
+def test_a_slip_in_a_folders_name_is_answered_with_the_folder_that_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hw3(DATA, tmp_path / "cellpose")
+    (tmp_path / "notes").mkdir()
+    status, out = report(tmp_path / "celpose", capsys)
+    told, following = out.splitlines()[1::2]
+    assert status == 2
+    assert told == (
+        f"  {tmp_path}/celpose: there is no such folder; did you mean {tmp_path}/cellpose?"
+    )
+    assert following == f"Next: {program_here('python')} -m core.check {tmp_path}/cellpose"
+    words = shlex.split(following.removeprefix("Next: "))
+    assert Path(words[0]).exists(), "the command can be typed as it is printed"
+    assert "did you mean" not in report(tmp_path / "nowhere", capsys)[1]
+
+
+def test_the_folder_above_data_sets_is_told_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("kidney", "liver"):
+        write_hw3(DATA, tmp_path / name)
+    status, out = report(tmp_path, capsys)
+    assert status == 2
+    assert "; data sets lie in it, which are named one by one: kidney, liver\n" in out
+
+
+def test_cells_of_a_semantic_mask_are_no_slips_of_the_brush_and_are_to_be_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = []
+    for number in range(4):
+        maps = np.zeros((1, 200, 200), np.uint16)
+        maps[0, 20:90, 20:90] = 1  # a clump, beside which the last cells are under a fiftieth
+        for place in (110, 130, 150, 170):
+            maps[0, place : place + 12, place : place + 12] = 1
+            maps[0, place : place + 8, 40:48] = 1
+        image = np.random.default_rng(number).integers(0, 256, (200, 200, 3), np.uint8)
+        samples.append(
+            Sample(f"i{number}", image, maps, np.ones(1, np.int64), np.zeros(1, np.bool_))
+        )
+    status, out = report(tmp_path, capsys, assemble("cells", [Category(1, "cell")], samples))
+    assert status == 2
+    assert "(semantic masks)" in out
+    assert "stray pixels" not in out
+    following = out.split("Next: ")[1].splitlines()[0]
+    assert following.endswith(f"core.check {tmp_path} --set data.split_components=true")
 
 
 def coco(folder: Path, categories: list[object], name: str = "a.png") -> Path:

@@ -5,10 +5,7 @@ several processes can make the tables at the same time. The tests run on Postgre
 """
 
 import contextlib
-import os
 import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +13,7 @@ import sqlalchemy
 from sqlalchemy import func, select
 
 from core.errors import StudyError
+from core.programs import program_here
 from tune.database import place_of
 
 LONGEST_LOCK_SECONDS = 10
@@ -125,9 +123,8 @@ def _bound_waiting(engine: sqlalchemy.engine.Engine) -> None:
 def _missing_driver(url: str, error: ImportError) -> str:
     module = error.name or sqlalchemy.engine.make_url(url).drivername.partition("+")[2]
     package = _PACKAGES.get(module.partition(".")[0], module) or _PACKAGES["psycopg"]
-    python = Path(sys.executable)
-    shown = os.path.relpath(python) if python.is_relative_to(Path.cwd()) else str(python)
     return (
         f"--storage {place_of(url)} needs the Python package {package}, which is not installed"
-        f" ({error}); install it with: {shlex.quote(shown)} -m pip install {shlex.quote(package)}"
+        f" ({error}); install it with: {program_here('python')} -m pip install"
+        f" {shlex.quote(package)}"
     )

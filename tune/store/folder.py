@@ -13,6 +13,7 @@ import filelock
 from core.config import PredictConfig
 from core.errors import StudyError
 from core.files import read_json, write_json_atomically
+from core.programs import program_here
 
 STUDY_FORMAT = 1
 """Version of study.json."""
@@ -94,7 +95,7 @@ class StudyFolder:
     def read_description(self) -> dict[str, Any]:
         """The content of study.json. Raises StudyError if it is missing, damaged or too new."""
         if not self.description.exists():
-            raise StudyError(_NONE.format(self.path))
+            raise StudyError(_NONE.format(self.path, program_here("python")))
         content = read_json(self.description, StudyError, _RESTORE)
         if not isinstance(content, dict) or content.get("format") != STUDY_FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
@@ -137,7 +138,7 @@ def all_studies(results: Path) -> list[StudyFolder]:
     """
     found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise StudyError(_NONE.format(results))
+        raise StudyError(_NONE.format(results, program_here("python")))
     return [StudyFolder(path.parent) for path in reversed(found)]
 
 
@@ -146,7 +147,7 @@ def last_study(results: Path) -> StudyFolder:
     return all_studies(results)[0]
 
 
-_NONE = "{} holds no study; start one with: python -m tune.search --space FILE"
+_NONE = "{} holds no study; start one with: {} -m tune.search --space FILE"
 _RESTORE = "restore it from a backup"
 
 

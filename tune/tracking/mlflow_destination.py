@@ -1,12 +1,11 @@
 """The MLflow database or server that shows studies, and how a person opens it."""
 
-import os
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from core.programs import program_here
 from tune.redaction import without_password
 
 
@@ -40,10 +39,7 @@ class Destination:
         """The path of MLflow's program, quoted for a shell, relative where it is in the current
         folder.
         """
-        program = Path(sys.executable).with_name("mlflow")
-        return shlex.quote(
-            os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
-        )
+        return program_here("mlflow")
 
     def command(self, words: str) -> str:
         """The shell command that runs `mlflow WORDS` on this database or server."""
