@@ -7,7 +7,7 @@ nothing else differs, and with one training each it is a difference of two train
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from core.config import Value, setting_in_words
+from core.config import SETTINGS, Value, setting_in_words
 from core.metric.ap50 import FEW_IMAGES
 from core.text import have, listed, many
 from core.values import as_duration, as_number, as_setting, as_settings
@@ -42,6 +42,8 @@ _SCOPES = {
     ),
     Scope.ELSEWHERE: "The verdict holds for training on other images of this kind as well",
 }
+ENOUGH_INSTANCES = 10
+"""Least number of instances of a class, over all repeats, that can be called the weakest."""
 _MOST = 3
 """Largest number of similar items or sentences that are written out; the others are counted."""
 
@@ -144,7 +146,9 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     mine = [one for one in evidence.limits if one.row == evidence.limits[0].row]
     if not mine:
         return
-    weakest = min(mine, key=lambda one: one.ap50)
+    # Which of the classes is weakest cannot be told of one with a handful of instances.
+    judged = [one for one in mine if sum(one.instances.values()) >= ENOUGH_INSTANCES] or mine
+    weakest = min(judged, key=lambda one: one.ap50)
     kinds = sorted((kind for kind in _LIMITS if weakest.instances[kind]), key=weakest.share)[::-1]
     said = [
         f"{cell_text(weakest.share(kind), Kind.PERCENT)} {_LIMITS[kind]}"
@@ -163,6 +167,9 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     counted = f", counted in {weakest.repeats} repeats," if weakest.repeats > 1 else ""
     if not evidence.request.space.variants:
         row = f"T{row[1:]}"  # it begins a sentence: "trial 3", not a name that a user gave
+    if len(judged) < len(mine):
+        of = f"Of the classes with {ENOUGH_INSTANCES} or more instances in its validation images, "
+        row = f"{of}{weakest.row}"
     subject = (
         f"{row} is weakest in {weakest.label} (AP50 {cell_text(weakest.ap50, Kind.AP50)}): of its"
         f" {instances}{counted}"
@@ -385,7 +392,34 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             else f"The other, {alike[0]}, cannot be told from it"
         )
         yield f"{said}; this is about the trained models, one training each"
+    yield _defaults(evidence)
     yield from _effects(evidence)
+
+
+def _defaults(evidence: Evidence) -> str:
+    """A sentence on how the trials compare with the defaults of all searched settings."""
+    best = evidence.rows[0]
+    row = next(
+        (
+            row
+            for row in evidence.rows
+            if all(value == SETTINGS[name] for name, value in row.settings.items())
+        ),
+        None,
+    )
+    if row is None:
+        return (
+            "No complete trial has the defaults of all searched settings, so whether any is better"
+            " than the defaults was not measured; a space file with both as `variants:` and seeds=3"
+            " measures it, and its report says how many further seeds or images would decide"
+        )
+    if row is best or row.difference is None:
+        return f"Trial {row.trials[0]} has the defaults of all searched settings"
+    told = "cannot be told from" if row.verdict == Verdict.CANNOT_TELL else f"is {row.verdict} than"
+    return (
+        f"Trial {row.trials[0]}, which has the defaults of all searched settings, {told} trial"
+        f" {best.trials[0]}: {cell_text(difference_cell(row), Kind.DIFFERENCE)}"
+    )
 
 
 def _is_best(evidence: Evidence, row: MainRow) -> bool:
@@ -416,6 +450,20 @@ def _effects(evidence: Evidence) -> Iterator[str]:
         )
     elif evidence.effects:
         yield f"The data cannot tell whether any searched setting made a difference in {score}"
+    else:
+        trials = many(len(evidence.rows), "complete trial")
+        yield f"With {trials} the effect of no single setting can be estimated"
+    values = [row.settings for row in evidence.rows]
+    alike = {
+        name: value
+        for name, value in values[0].items()
+        if all(other.get(name) == value for other in values[1:])
+    }
+    if alike:
+        yield (
+            f"All complete trials have {_settings_in_words(alike)}: what"
+            f" {'this setting does' if len(alike) == 1 else 'these settings do'} was not tried"
+        )
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
@@ -537,9 +585,13 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         if (images_C[images_C > 0] < FEW_IMAGES).any():
             yield "AP50 is the mean over classes, so a rare class moves it as much as a common one"
     if best is not None and best.record.best_epoch:
-        yield from _cap_was_reached(
-            best.record.epochs[best.record.best_epoch - 1], best.record.settings
+        settings = best.record.settings
+        # Of one class alone, the detections that a cap leaves out come after those that count.
+        none_counts = len(evidence.classes) == 1 and int(settings["predict.max_detections"]) >= int(
+            settings["metric.max_dets"]
         )
+        if not none_counts:
+            yield from _cap_was_reached(best.record.epochs[best.record.best_epoch - 1], settings)
     if evidence.confirmation is not None:
         yield "fresh splits reuse the images of the search: only a test set is independent of it"
         yield from evidence.confirmation.notes

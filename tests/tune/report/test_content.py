@@ -21,6 +21,7 @@ from benchmarks.simulated_scores import draw_images, evaluate
 from core import data as datasets
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable, ap50
+from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS
 from tune.engine.packing import (
     Conditions,
     Gpu,
@@ -36,9 +37,10 @@ from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import main_table
+from tune.report.class_limits import RowLimits
 from tune.report.content import ReportContent, content_of
 from tune.report.evidence import gather_evidence
-from tune.report.sentences import answer_of
+from tune.report.sentences import answer_of, cautions_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
@@ -844,3 +846,92 @@ def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> No
         assert record is not None
         book.report(record.id, [{"epoch": 1, "ap50": 0.5, "seconds": 1.0}])
         assert importances(plan.storage, "s") == {}, f"{number + 1} trials, all with one score"
+
+
+@pytest.mark.parametrize(
+    ("rates", "qualities", "said"),
+    [
+        ([1e-4, 2e-4], (0.0, 0.0), "No complete trial has the defaults of all searched settings"),
+        ([5e-5, 2e-4], (2.0, 0.0), "Trial 0 has the defaults of all searched settings."),
+        (
+            [5e-5, 2e-4],
+            (0.0, 2.0),
+            "Trial 0, which has the defaults of all searched settings, is worse than trial 1: ",
+        ),
+        (
+            [5e-5, 2e-4],
+            (0.0, 0.01),
+            "Trial 0, which has the defaults of all searched settings, cannot be told from trial 1",
+        ),
+    ],
+)
+def test_the_answer_of_a_search_says_how_the_defaults_did_and_what_was_not_varied(
+    tmp_path: Path, rates: list[float], qualities: tuple[float, float], said: str
+) -> None:
+    document = {
+        "fixed": {"optim.epochs": EPOCHS},
+        "space": {"optim.learning_rate": rates, "augment.horizontal_flip": [False]},
+        "search": {"sampler": "grid"},
+        "stop_early": {"rule": "none"},
+        "confirm": {"top": 0},
+    }
+    plan = replay(tmp_path, document, lambda one, epoch: table_of(qualities[one.id], epoch))
+    answer = found(plan).answer
+    (told,) = (sentence for sentence in answer if "the defaults of all" in sentence)
+    assert told.startswith(said)
+    assert (
+        "All complete trials have horizontal flip off: what this setting does was not tried."
+        in answer
+    )
+
+
+def test_a_class_of_a_handful_of_instances_is_not_called_the_weakest(tmp_path: Path) -> None:
+    document = {
+        "fixed": {"optim.epochs": EPOCHS},
+        "space": {"optim.learning_rate": [1e-4, 2e-4]},
+        "search": {"sampler": "grid"},
+        "stop_early": {"rule": "none"},
+        "confirm": {"top": 0},
+    }
+    replay(tmp_path, document, lambda one, epoch: table_of(0.0, one.id, epoch))
+    evidence = gather_evidence(read_study("s", tmp_path))
+
+    def limits(label: str, instances: int, ap50: float) -> RowLimits:
+        counts = dict.fromkeys(INSTANCE_KINDS, 0) | {"not_found": instances}
+        detections = dict.fromkeys(DETECTION_KINDS, 0)
+        return RowLimits("trial 0", label, 1, counts, None, detections, ap50, {})
+
+    rare, common = limits("rare", 9, 0.0), limits("common", 10, 0.4)
+    (said,) = (
+        one
+        for one in answer_of(replace(evidence, limits=(rare, common)))
+        if " is weakest in " in one
+    )
+    assert said.startswith(
+        "Of the classes with 10 or more instances in its validation images, trial 0 is weakest in"
+        " common "
+    )
+
+
+def test_a_cap_above_what_counts_of_a_single_class_is_no_limit(tmp_path: Path) -> None:
+    fixed = {"optim.epochs": 1, "predict.max_detections": MAX_DETS}
+    plan, book = begin(tmp_path, {"fixed": fixed, "variants": {"Plain": {}}})
+    record = book.next()
+    assert record is not None
+    path = match_table_path(plan.folder.trial(record.id), 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table_of(0.0, 1).save(path)
+    book.report(record.id, [{**report_of(1, table_of(0.0, 1)), "capped_images": 3}])
+    evidence = gather_evidence(read_study("s", tmp_path))
+    assert evidence.best is not None
+    data = {**evidence.description["data"], "classes": ["cell"]}
+    alone = replace(
+        evidence,
+        description={**evidence.description, "data": data},
+        best=replace(evidence.best, scored=None),
+    )
+    said = [
+        any("predict.max_detections" in one for one in cautions_of(each))
+        for each in (evidence, alone)
+    ]
+    assert said == [True, False]
