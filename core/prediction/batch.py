@@ -61,6 +61,7 @@ class _Done:
     covered      number of detections that better ones cover wholly
     unsized      number of images whose pixels are of unknown size
     full_tiles   for each predicted image, the number of tiles that reached the cap on detections
+    cells_capped   whether that cap may have kept out a cell of some image
     left_out     a sentence for each image that could not be predicted
     """
 
@@ -70,10 +71,11 @@ class _Done:
     covered: int = 0
     unsized: int = 0
     full_tiles: list[int] = field(default_factory=list)
+    cells_capped: bool = False
     left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{many(len(self.images), 'image')}, {many(self.instances, 'instance')}"
+        return f"{many(len(self.images), 'image')}, {many(self.instances, 'detection')}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class _Look:
     pixel_size    size of a pixel of all images; None where their files tell
     warning       as in `Predicted`
     has_cells     whether cells are written, beside COCO results
+    once          whether each image is looked at once, as a whole, so that what a cap keeps out
+                  scores no more than the last detection
     """
 
     least_score: float
@@ -92,6 +96,7 @@ class _Look:
     pixel_size: PixelSize | None
     warning: str
     has_cells: bool
+    once: bool
 
 
 def predict_batch(
@@ -166,7 +171,14 @@ def _look_of(
         least, why = balanced, "where F1 was highest on the validation images"
     else:
         least, why = USUAL_SCORE, "the usual one; --score-threshold sets another"
-    return _Look(least, why, given, warning_of(metrics), place.outputs != ("coco",))
+    predict = trained.config.predict
+    once = (
+        not (predict.tile or trained.config.data.crop or predict.flips)
+        and predict.views == "none"
+        and "," not in predict.scales
+        and predict.merge != "soft_nms"
+    )
+    return _Look(least, why, given, warning_of(metrics), place.outputs != ("coco",), once)
 
 
 def _finish(files: Files, done: _Done, trained: TrainedModel, place: Place) -> None:
@@ -243,6 +255,8 @@ def _say_what_was_written(
         done.full_tiles, trained.config.predict.max_detections, "--max-detections"
     )
     if full:
+        if look.has_cells and not done.cells_capped:
+            full += "; these would score too little to be cells"
         say(console, full)
 
 
@@ -374,7 +388,9 @@ def _predict(
                 found = "left out"
             else:
                 _add(done, files, seen, look)
-                found = many(len(seen.found), "instance")
+                found = many(len(seen.found), "detection")
+                if look.has_cells:
+                    found = f"{many(len(seen.cells.found), 'cell')} of {found}"
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
@@ -420,6 +436,8 @@ def _add(done: _Done, files: Files, seen: Predicted, look: _Look) -> None:
     done.instances += len(seen.found)
     done.full_tiles.append(seen.found.full_tiles)
     if look.has_cells:
+        below = look.once and bool((seen.found.scores_N < look.least_score).any())
+        done.cells_capped |= seen.found.full_tiles > 0 and not below
         done.cells += len(seen.cells.found)
         done.covered += seen.cells.covered
         done.unsized += seen.pixel_size is None

@@ -245,7 +245,7 @@ def test_what_is_printed_names_model_images_and_files(
     assert found.results is not None
     lines = found.out.splitlines()
     counts = [len(results) for results in found.by_name().values()]
-    words = [f"{count} instance" + "s" * (count != 1) for count in counts]
+    words = [f"{count} detection" + "s" * (count != 1) for count in counts]
     assert (
         lines[0]
         == f"Model {model}: resnet18, 3 classes (epithelium, lymphocyte, [red] fibroblast), on cpu"
@@ -254,7 +254,7 @@ def test_what_is_printed_names_model_images_and_files(
     assert re.fullmatch(rf"2/3 b\.png: {words[1]}, \d+\.\d s", lines[2])
     assert re.fullmatch(rf"3/3 c\.jpg: {words[2]}, \d+\.\d s", lines[3])
     assert (
-        lines[4] == f"3 images, {sum(counts)} instances: {tmp_path}/results.json "
+        lines[4] == f"3 images, {sum(counts)} detections: {tmp_path}/results.json "
         f"(the images and their ids: {tmp_path}/results.images.json)"
     )
     assert len(lines) == 5
@@ -369,7 +369,7 @@ def test_what_the_model_was_tuned_to_holds_until_an_option_says_otherwise(
 def test_nothing_found_is_an_empty_list(model: Path, cells: Path, tmp_path: Path) -> None:
     found = command(model, cells, tmp_path / "results.json", "--score-threshold", "0.999")
     assert (found.status, found.results) == (0, [])
-    assert found.out.splitlines()[-1].startswith("3 images, 0 instances: ")
+    assert found.out.splitlines()[-1].startswith("3 images, 0 detections: ")
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_an_interrupt_is_one_sentence_and_keeps_what_is_done(
         signal.signal(signal.SIGINT, before)
     assert status == 130
     results = json.loads(out.read_text())
-    counted = f"1 image, {len(results)} instance{'s' * (len(results) != 1)}"
+    counted = f"1 image, {len(results)} detection{'s' * (len(results) != 1)}"
     assert capsys.readouterr().err == f"Interrupted: {out} holds {counted}, of 3\n"
     assert {result["image_id"] for result in results} == {1}
     assert [
@@ -646,7 +646,7 @@ def test_a_folder_gets_every_kind_of_file_with_the_same_cells_as_the_results(
             assert picture.size > (2 * labels.shape[1], labels.shape[0])
     lines = said.splitlines()
     assert lines[4] == (
-        f"3 images, {len(alone.results or [])} instances: {out} (labels/, cells.csv, geojson/,"
+        f"3 images, {len(alone.results or [])} detections: {out} (labels/, cells.csv, geojson/,"
         " overlays/ and results.json)"
     )
     assert re.fullmatch(
@@ -657,6 +657,25 @@ def test_a_folder_gets_every_kind_of_file_with_the_same_cells_as_the_results(
     )
     assert lines[6].startswith("The pixel size of 3 images is not known, ")
     assert leftovers(out) == []
+
+
+@decodes
+def test_where_a_cap_is_said_to_keep_out_no_cells_none_are_missing(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    tuned = shutil.copytree(model, tmp_path / "tuned")
+    (tuned / "metrics.json").write_text('{"balanced_score": 0.274}')  # amid the model's scores
+    said, cells_of = {}, {}
+    for most in (1, 4, 1000):
+        out = tmp_path / str(most)
+        options = ("--max-detections", str(most), "--write", "csv,coco")
+        said[most] = in_folder(tuned, cells, out, *options)[1]
+        cells_of[most] = (out / "cells.csv").read_text()
+    reassured = [most for most in said if "would score too little to be cells" in said[most]]
+    assert reassured == [4], "with a cap of 1 cells are missing, and 1,000 are not reached"
+    assert "keeps of a tile (1), so more may be there" in said[1]
+    assert cells_of[1] != cells_of[1000]
+    assert cells_of[4] == cells_of[1000]
 
 
 def test_kinds_and_the_size_of_a_pixel_are_chosen(model: Path, cells: Path, tmp_path: Path) -> None:
