@@ -60,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place = parsed.into or next(f.path.parent for f in files if f.missing == source)
             say(console, f"fetched: {place / source.name}")
         missing = []
+    if not files and request.space.value("model.weights", {}) == "at_hand":
+        say(
+            console,
+            "model.weights at_hand takes what is on the machine, and nothing is: training starts"
+            " from scratch. --set model.weights=auto lists the files to begin with",
+        )
     count = many(len(files), "file") + " of pretrained weights"
     say(console, f"{count}, {len(missing)} missing" if missing else f"{count}, none missing")
     return 0

@@ -260,7 +260,7 @@ def _given(name: str) -> Path:
         return path
     state = "is no such file" if path.is_file() else "is not there"
     raise WeightsError(
-        f"model.weights must be auto, coco, imagenet, none, or the path of a"
+        "model.weights must be auto, at_hand, coco, imagenet, none, or the path of a"
         f" {', '.join(WEIGHTS_SUFFIXES)} file, and '{name}' {state}"
     )
 

@@ -243,9 +243,14 @@ def _read_document(path: Path) -> dict[str, Any]:
     try:
         document = bounded_yaml.load_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
+        best = path.parent / "best"  # a study was named in place of its model
+        way_out = (
+            f"name {best}, which does"
+            if (best / CONFIG).is_file()
+            else "tune.retrain_best writes one into results/STUDY/best"
+        )
         raise ModelError(
-            f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best"
-            " writes one into results/STUDY/best"
+            f"{path.parent} holds no trained model: there is no {CONFIG} in it; {way_out}"
         ) from None
     except (
         OSError,

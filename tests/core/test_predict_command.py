@@ -474,6 +474,7 @@ def test_wrong_models_and_folders_are_one_sentence(
     out = tmp_path / "results.json"
     refused(command(tmp_path, cells, out), "holds no trained model")
     refused(command(tmp_path / "nowhere", cells, out), "holds no trained model")
+    refused(command(model.parent, cells, out), f"holds no trained model.*; name {model}, which")
     refused(command(model, model, out), r"no image file \(\.tif, .* lies directly in this folder")
     refused(command(model, tmp_path / "nowhere", out), "there is no such folder")
     refused(command(model, cells / "notes.txt", out), "there is no such folder")

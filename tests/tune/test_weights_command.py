@@ -73,6 +73,17 @@ def test_missing_files_are_listed_then_fetched_then_there(
     ]
 
 
+def test_a_space_that_takes_what_is_at_hand_says_that_nothing_is_and_what_to_do(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(space), "--list", "--set", "model.weights=at_hand"]) == 0
+    told, count = capsys.readouterr().out.splitlines()
+    assert told.endswith("from scratch. --set model.weights=auto lists the files to begin with")
+    assert count == "0 files of pretrained weights, none missing"
+    assert main([str(space), "--list", "--set", "model.weights=none"]) == 0
+    assert "at_hand" not in capsys.readouterr().out
+
+
 def test_a_folder_of_its_own_can_be_carried_to_another_machine(
     space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
