@@ -23,7 +23,7 @@ SPEAKERS = {
 # and what stands in its own folder; packages of one row do not know each other.
 ROWS = [
     "core.errors core.text core.values core.faults core.randomness core.interrupts core.bounded_yaml"
-    " core.sample core.svg",
+    " core.programs core.sample core.svg",
     "core.files core.console core.extensions core.helpers core.html",
     "core.augmentations core.backbones core.command core.detectors",
     "core.config",

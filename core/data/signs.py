@@ -18,7 +18,7 @@ MOST_FOLDERS, MOST_FILES = 1000, 100_000
 """Largest numbers of folders and of files that are looked at, to describe a folder."""
 KINDS_SHOWN, SIGNS_SHOWN = 5, 2
 """Largest numbers of kinds of files, and of signs, that a sentence names."""
-NEAR = 0.75
+LEAST_LIKENESS = 0.75
 """Least likeness of two names (difflib's ratio, 1 for equal ones) that may be a slip of the
 keyboard."""
 _PICTURE = r"[^/]+\.(tiff?|png|jpe?g|bmp)"
@@ -127,7 +127,7 @@ def folder_meant(folder: Path) -> Path | None:
         names = sorted(path.name for path in there if path.is_dir())
     except OSError:
         return None
-    near = difflib.get_close_matches(folder.name, names, n=1, cutoff=NEAR)
+    near = difflib.get_close_matches(folder.name, names, n=1, cutoff=LEAST_LIKENESS)
     return folder.parent / near[0] if near else None
 
 
