@@ -202,7 +202,7 @@ def test_a_path_that_is_no_weights_file_is_refused_with_the_choices(name: str) -
     Path("folder").mkdir()
     Path("notes.txt").write_text("weights")
     with pytest.raises(
-        WeightsError, match=rf"auto, coco, imagenet, none, or the path .*'{name}' is"
+        WeightsError, match=rf"auto, at_hand, coco, imagenet, none, or the path .*'{name}' is"
     ):
         find_weights(ModelConfig(weights=name))
 
