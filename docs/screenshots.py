@@ -40,7 +40,7 @@ HEIGHTS = {DESK: 1400, PHONE: 1700}
 """Height of a picture in CSS pixels, by the width of the window."""
 TALL = 2400
 """Height of the window in CSS pixels for pages of MLflow that scroll inside the window."""
-LONG = ("compare", "run")
+LONG = ("compare", "run", "parent")
 """The pages of MLflow that are taken in such a window."""
 SETTLING_SECONDS = 4
 """Seconds after the first sign of a page of MLflow or Optuna, which draw in several steps."""

@@ -410,7 +410,7 @@ def _defaults(evidence: Evidence) -> str:
     if row is None:
         return (
             "No complete trial has the defaults of all searched settings, so whether any is better"
-            " than the defaults was not measured; a space file with both as `variants:` and seeds=3"
+            " than the defaults was not measured; a space file with both as variants: and seeds=3"
             " measures it, and its report says how many further seeds or images would decide"
         )
     if row is best or row.difference is None:

@@ -704,7 +704,9 @@ def test_the_same_command_on_such_a_study_runs_and_chooses_nothing(
             *(before.chosen.candidates.expected)
         ]
     assert not any((tmp_path / "begun").iterdir())
-    assert read_ledger(made.plan.storage, "paused") == before
+    after = read_ledger(made.plan.storage, "paused")
+    assert after is not None
+    assert replace(after, run=before.run) == before  # only that the study was driven once more
 
 
 @pytest.mark.study
