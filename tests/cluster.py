@@ -31,12 +31,11 @@ import numpy as np
 
 from benchmarks.replay import ReplayedTrial
 from benchmarks.replayed_search import replayed_ap50
-from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.data.split import split
 from core.errors import CheckpointError
 from core.files import write_atomically
 from core.metric.ap50 import MatchTable
+from tests.matches import match_table
 from tune.engine.messages import Assignment
 from tune.study.trials import TrialInputs
 
@@ -44,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 NODE = "CELL_TUNE_NODE"
 """Environment variable of the name of the node on which a process runs."""
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-BEST_BYTES, LAST_BYTES, INSTANCES = 300_000, 9_000_000, 20
+BEST_BYTES, LAST_BYTES = 300_000, 9_000_000
 DOOMED = "trials-1-2-1"
 """The epoch (phase, trial, epoch, attempt) in which the test kills the node."""
 WAITING = 3
@@ -68,26 +67,6 @@ def weights(settings: Mapping[str, Any], epoch: int, size: int) -> bytes:
     return np.random.default_rng([rate, int(settings["seed"]), epoch]).bytes(size)
 
 
-def match_table(data: Dataset, settings: Mapping[str, Any], epoch: int) -> MatchTable:
-    """Matches of one class with 20 instances in each image; the curve says how many are found."""
-    config = TrialConfig.from_settings(dict(settings))
-    names = [data.samples[index].name for index in split(data, config.data).validation]
-    luck = np.random.default_rng([int(settings["seed"]), epoch]).random(len(names))
-    hits_I = np.floor(replayed_ap50(settings, epoch) * INSTANCES + luck).astype(int)
-    hits_I = hits_I.clip(0, INSTANCES)
-    found = int(hits_I.sum())
-    return MatchTable(
-        image_D=np.repeat(np.arange(len(names), dtype=np.int32), hits_I),
-        label_D=np.ones(found, np.int16),
-        score_D=np.full(found, 0.9, np.float32),
-        rank_D=np.concatenate([np.arange(hits, dtype=np.int32) for hits in hits_I]),
-        hit_D=np.ones(found, np.bool_),
-        ignored_D=np.zeros(found, np.bool_),
-        truths_IC=np.tile(np.array([INSTANCES, 0, 0, 0], np.int32), (len(names), 1)),
-        image_names=tuple(names),
-    )
-
-
 class WeightyTrial(ReplayedTrial):
     """A trial with match tables, and with weights that it demands back when it goes on."""
 
@@ -104,7 +83,8 @@ class WeightyTrial(ReplayedTrial):
         time.sleep(600 if name == DOOMED else self._script.epoch_seconds)
         while assignment.trial >= WAITING and not self._script.late_has_run:
             time.sleep(0.1)
-        return match_table(self._data, assignment.settings, epoch)
+        settings = assignment.settings
+        return match_table(self._data, settings, epoch, replayed_ap50(settings, epoch))
 
     def save(self, folder: Path) -> None:
         epoch = len(self.reports)

@@ -39,6 +39,7 @@ from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import DataError, StudyError
 from core.metric.ap50 import MatchTable
+from tests.matches import match_table
 from tests.tracking_database import provide
 from tune.announcements import searched_lines
 from tune.engine import mps
@@ -103,7 +104,6 @@ VARIANTS: dict[str, Any] = {
     "seeds": 2,
     "confirm": {"top": 2, "seeds": 2},
 }
-INSTANCES = 20
 
 
 def asked(
@@ -438,29 +438,6 @@ def quality(settings: Any, epoch: int) -> float:
     return (1 - rate) * ((0.9, 0.8, 0.3) if seed % 2 == 0 else (0.3, 0.8, 0.9))[epoch - 1]
 
 
-def match_table(data: Dataset, settings: Any, epoch: int) -> MatchTable:
-    """Of one class with 20 instances an image, of which about `quality` are found, some more and
-    some less.
-    """
-    names = [
-        data.samples[index].name
-        for index in split(data, TrialConfig.from_settings(dict(settings)).data).validation
-    ]
-    luck = np.random.default_rng([int(settings["seed"]), epoch]).random(len(names))
-    hits_I = np.floor(quality(settings, epoch) * INSTANCES + luck).astype(int).clip(0, INSTANCES)
-    found = int(hits_I.sum())
-    return MatchTable(
-        image_D=np.repeat(np.arange(len(names), dtype=np.int32), hits_I),
-        label_D=np.ones(found, np.int16),
-        score_D=np.full(found, 0.9, np.float32),
-        rank_D=np.concatenate([np.arange(hits, dtype=np.int32) for hits in hits_I]),
-        hit_D=np.ones(found, np.bool_),
-        ignored_D=np.zeros(found, np.bool_),
-        truths_IC=np.tile(np.array([INSTANCES, 0, 0, 0], np.int32), (len(names), 1)),
-        image_names=tuple(names),
-    )
-
-
 class MatchedTrial(ReplayedTrial):
     """Leaves what a real trial leaves: match tables, and files of weights.
 
@@ -474,7 +451,8 @@ class MatchedTrial(ReplayedTrial):
     def _table(self, assignment: Assignment, epoch: int) -> MatchTable:
         phase = Path(assignment.folder).parent.name
         (self._begun / f"{phase}-{assignment.trial}-{epoch}").touch(exist_ok=False)
-        return match_table(self._data, assignment.settings, epoch)
+        settings = assignment.settings
+        return match_table(self._data, settings, epoch, quality(settings, epoch))
 
     def save(self, folder: Path) -> None:
         for name in ("best-0001", "last"):
@@ -573,7 +551,7 @@ def test_what_wins_is_a_pair_where_every_repeat_tried_other_ways_to_predict(
             continue  # one repeat could not try it
         better = {**record_.settings, "optim.learning_rate": 0.3}
         path = prediction_table_path(plan.folder.confirm_trial(record_.id), predict)
-        match_table(data, better, 2).save(path)
+        match_table(data, better, 2, quality(better, 2)).save(path)
     choice = confirmation.confirmed_winner(read())
     assert choice is not None
     assert choice.prediction == mirrored
