@@ -312,6 +312,7 @@ def test_a_driver_killed_anywhere_in_a_trials_life_leaves_a_study_that_ends_as_i
 
 
 @pytest.mark.long
+@pytest.mark.often
 def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_exactly_the_trials_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

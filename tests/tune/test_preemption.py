@@ -88,7 +88,9 @@ def test_what_does_not_end_in_the_grace_time_is_given_up_and_goes_on_next_time(
 
 @pytest.mark.timeout(1500)  # on a busy machine each start takes a minute
 @pytest.mark.parametrize(
-    "moments", [3, pytest.param(12, marks=pytest.mark.long)], ids="{} moments".format
+    "moments",
+    [3, pytest.param(12, marks=[pytest.mark.long, pytest.mark.often])],
+    ids="{} moments".format,
 )
 def test_sigterm_at_random_moments_loses_nothing_repeats_nothing_and_leaves_nothing(
     moments: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
