@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,15 @@ from benchmarks.replayed_search import replayed_ap50
 from core import data as datasets
 from tests.tracking_database import provide
 from tune.engine.resources import Machine, Node, TrialResources
+from tune.processes import Started, name_of
 from tune.request.file import from_document
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 3
+_MARK = "CELL_TUNE_TEST"
+"""In the environment of what a test starts, and so in that of Ray's processes."""
 SPACE: dict[str, Any] = {
     "study": "faulty",
     "data": "synthetic",
@@ -132,7 +134,7 @@ class Search:
     more: tuple[str, ...] = ()
     do: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _started: Started = field(default_factory=lambda: Started(_MARK))
     results: Path = field(init=False)
     witness: Path = field(init=False)
 
@@ -155,7 +157,7 @@ class Search:
             environment = {
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
-                "CELL_TUNE_TEST": self.mark,
+                _MARK: self._started.mark,
                 **self.environment,
             }
             return subprocess.Popen(
@@ -168,16 +170,7 @@ class Search:
     @property
     def processes(self) -> dict[int, str]:
         """The names of the living processes of this search, itself and Ray's agents among them."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, IndexError):
-                living = (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-                if (
-                    living
-                    and f"CELL_TUNE_TEST={self.mark}".encode() in (path / "environ").read_bytes()
-                ):
-                    found[int(path.name)] = (path / "comm").read_text().strip()
-        return found
+        return {process: name_of(process) for process in self._started.living()}
 
     @property
     def shared_memory(self) -> dict[str, bool]:

@@ -42,10 +42,14 @@ def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class Started:
-    """The processes that were started inside a block of `marked`, and their descendants."""
+    """The processes that were started with a mark in their environment, and their descendants.
 
-    def __init__(self) -> None:
+    variable   the name of the environment variable that holds `mark`
+    """
+
+    def __init__(self, variable: str = MARK) -> None:
         self.mark = uuid.uuid4().hex
+        self._variable = variable
         self._seen: dict[int, str] = {}
 
     def living(self) -> list[int]:
@@ -81,7 +85,7 @@ class Started:
             time.sleep(0.02)
 
     def _carries_the_mark(self, process: int) -> bool:
-        wanted = f"{MARK}={self.mark}".encode()
+        wanted = f"{self._variable}={self.mark}".encode()
         with contextlib.suppress(OSError):
             return wanted in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
         return False

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ import pytest
 from benchmarks.replayed_search import replayed_ap50
 from tests.tracking_database import provide
 from tune.ledger.ledger import Ledger, open_ledger
+from tune.processes import Started
 from tune.request.file import load_request
 
 pytestmark = pytest.mark.fault
@@ -58,7 +58,7 @@ class Search:
 
     folder: Path
     more: tuple[str, ...] = ()
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _started: Started = field(default_factory=lambda: Started(MARK))
 
     def __post_init__(self) -> None:
         (self.folder / "witness").mkdir(parents=True)
@@ -84,7 +84,7 @@ class Search:
             str(self.folder / "results"),
             *self.more,
         ]
-        environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"} | (
+        environment = {**os.environ, MARK: self._started.mark, "OMP_NUM_THREADS": "1"} | (
             {"CELL_TUNE_KILL": kill} if kill else {}
         )
         with (self.folder / "said.txt").open("a") as said:
@@ -112,18 +112,10 @@ class Search:
         up to minutes later.
         """
         found = []
-        for path in Path("/proc").iterdir():
-            try:
-                living = (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-                agent = b"Agent" in (path / "cmdline").read_bytes()
-                if (
-                    living
-                    and not agent
-                    and f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes()
-                ):
-                    found.append(int(path.name))
-            except (OSError, IndexError):
-                continue
+        for process in self._started.living():
+            with contextlib.suppress(OSError):
+                if b"Agent" not in Path(f"/proc/{process}/cmdline").read_bytes():
+                    found.append(process)
         return found
 
     def wait_until_alone(self) -> None:
@@ -378,6 +370,7 @@ def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(
         assert driver.poll() is None, search.said
         time.sleep(0.02)
     worker = int(witness.read_text())
+    assert worker in search.processes
     os.kill(
         worker, signal.SIGSTOP
     )  # it cannot notice that its driver dies, and keeps the lock on trials/0
