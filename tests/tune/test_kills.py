@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,23 @@ def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_ex
         )
 
 
+@contextlib.contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Stop a process inside the block, and let it live when its parent dies.
+
+    The kernel sends SIGHUP to the stopped processes of a group when the last of its members ends
+    whose parent is outside the group and inside the session. A child of this process is one.
+    """
+    child = subprocess.Popen(["sleep", "600"], process_group=os.getpgid(process))
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+        child.kill()
+        child.wait()
+
+
 @pytest.mark.long
 def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(
     tmp_path: Path,
@@ -371,22 +389,19 @@ def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(
         time.sleep(0.02)
     worker = int(witness.read_text())
     assert worker in search.processes
-    os.kill(
-        worker, signal.SIGSTOP
-    )  # it cannot notice that its driver dies, and keeps the lock on trials/0
-    driver.kill()
-    driver.wait()
-    time.sleep(5)  # what of Ray can still notice that the driver died ends now
-    assert worker in search.processes
-    before = (search.study / "trials/0/last.json").read_bytes()
-    driver = search.start()
-    while "trial 0 goes on after epoch 1, attempt 2" not in search.said:
-        assert driver.poll() is None, search.said
-        time.sleep(0.1)
-    time.sleep(8)  # far longer than the next attempt needs to begin
-    assert {attempt for _, _, attempt in search.begun} == {1}
-    assert (search.study / "trials/0/last.json").read_bytes() == before
-    os.kill(worker, signal.SIGCONT)
+    with stopped(worker):  # it cannot notice that its driver dies, and keeps the lock on trials/0
+        driver.kill()
+        driver.wait()
+        time.sleep(5)  # what of Ray can still notice that the driver died ends now
+        assert worker in search.processes
+        before = (search.study / "trials/0/last.json").read_bytes()
+        driver = search.start()
+        while "trial 0 goes on after epoch 1, attempt 2" not in search.said:
+            assert driver.poll() is None, search.said
+            time.sleep(0.1)
+        time.sleep(8)  # far longer than the next attempt needs to begin
+        assert {attempt for _, _, attempt in search.begun} == {1}
+        assert (search.study / "trials/0/last.json").read_bytes() == before
     assert driver.wait(250) == 0, search.said
     search.wait_until_alone()
     assert_whole(search, 2)
