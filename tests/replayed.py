@@ -6,6 +6,7 @@ from the trial's settings.
 
 import contextlib
 import csv
+import functools
 import io
 import os
 import subprocess
@@ -21,6 +22,7 @@ import optuna
 
 from benchmarks.replayed_search import replayed_ap50
 from core import data as datasets
+from core.data.dataset import Dataset
 from tests.tracking_database import provide
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.processes import Started, name_of
@@ -59,11 +61,16 @@ confirm: {top: 0}
 """
 
 
+@functools.cache
+def _data() -> Dataset:
+    return datasets.load_data("synthetic")
+
+
 def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) -> StudyPlan:
     return StudyPlan(
         from_document({**SPACE, **changes}, "test"),
         Options(provide(results)),
-        datasets.load_data("synthetic"),
+        _data(),
         {},
         Machine((Node(2, gpus),)),
         TrialResources(1, share, 2),

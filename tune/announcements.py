@@ -11,6 +11,7 @@ from core.text import have, many
 from core.values import as_ap50, as_setting, as_settings
 from tune.ledger.proposals import preview
 from tune.ledger.records import State
+from tune.ledger.warm_start import WarmStart
 from tune.redaction import without_password
 from tune.report.main_table import smallest_shown
 from tune.report.page import WrittenReport
@@ -62,6 +63,8 @@ def search_lines(plan: StudyPlan) -> list[str]:
     notes = [*data.notes, *data_advice(request, data), *network_advice(request)]
     lines += [f"Note: {note}" for note in notes]
     lines += [f"Note: the study has grown: {sentence}" for sentence in plan.growth]
+    if plan.warm_start is not None:
+        lines += [f"Note: warm start: {sentence}" for sentence in plan.warm_start.sentences]
     lines += [f"Note: {said}" for said in (plan.at_hand, plan.precision) if said]
     lines += [f"Note: {sentence}" for sentence in sentences_on_data(request)]
     shortage = confirmation.shortage(request, plan.repeats)
@@ -70,13 +73,17 @@ def search_lines(plan: StudyPlan) -> list[str]:
     return [*lines, f"Note: {smallest_shown(request, (), plan.groups).sentence}"]
 
 
-def first_configurations(request: StudyRequest) -> list[str]:
-    """Lines with the first configurations that a search proposes, before it has any results."""
+def first_configurations(request: StudyRequest, warm: WarmStart | None = None) -> list[str]:
+    """Lines with the first configurations that a search proposes, before it has any results.
+
+    warm   what the search takes from another study
+    """
     lines = ["First configurations:"]
-    for record in preview(request, PREVIEW):
+    for record in preview(request, PREVIEW, warm):
         settings = as_settings(record.searched) or "all settings at their defaults"
         name = f"{record.name}: " if record.name else ""
-        lines.append(f"  {record.id}  {name}{settings}")
+        start = f" (start point: {record.start})" if record.start else ""
+        lines.append(f"  {record.id}  {name}{settings}{start}")
     return lines
 
 

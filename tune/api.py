@@ -40,6 +40,7 @@ def search(
     grace: float = GRACE_SECONDS,
     console: Console | None = None,
     store: str | None = None,
+    warm_start: str | Path | None = None,
 ) -> Study:
     """Run a search, or continue it, and write its report; returns the study as it is afterwards.
 
@@ -52,13 +53,17 @@ def search(
     grace         seconds that running epochs have to end after Ctrl-C or SIGTERM
     console       where plan, progress and outcome are printed; None for nowhere
     store         URL of an object store through which trials' files go; None for `results` alone
+    warm_start    name or folder of another study from which a new one begins: its best
+                  configurations are start points, and trials whose scores compare are the
+                  sampler's history; None for none
 
     `Study.finished` tells whether everything that was planned has ended. Raises BadRequest before
     any trial starts, and StorageError where a disk or the ledger fails; the same call then
     continues.
     """
+    other = None if warm_start is None else str(warm_start)
     options = Options(
-        Path(results), storage, tracking_uri, parallel, time_budget, address, store, grace
+        Path(results), storage, tracking_uri, parallel, time_budget, address, store, grace, other
     )
     console = console or Console(quiet=True)
     plan = plan_study(request, options)

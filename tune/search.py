@@ -33,6 +33,8 @@ examples:
       more trials of a finished study
   python -m tune.search --space search_spaces/ablation.yaml --gpu-hour-budget 40
       at most 40 GPU hours over all runs; the same command with more continues
+  python -m tune.search --space search_spaces/best_ap50.yaml --warm-start ablation
+      a new study that begins from what the study ablation found
 
 words:
   HW3       a layout of a data set: a folder per image, in it image.tif and a mask per class,
@@ -85,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--study",
         metavar="NAME",
         help="name of the study and of its folder; default: that of the space file",
+    )
+    add(
+        "--warm-start",
+        metavar="STUDY",
+        help="begin from another study, by its name or folder: its best configurations are tried"
+        " first, and the sampler knows its scores where they compare",
     )
     add("--trials", type=int, metavar="N", help="number of trials of the finished study")
     add(
@@ -169,6 +177,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         parsed.address,
         store=parsed.store,
         grace=seconds(parsed.grace, "--grace"),
+        warm_start=parsed.warm_start,
     )
 
 
@@ -221,7 +230,11 @@ def _dry_run(request: "StudyRequest", options: Options) -> int:
             complain(problem)
         return 2
     console = Console()
-    for line in [*search_lines(plan), *first_configurations(plan.request), *dry_lines(plan)]:
+    for line in [
+        *search_lines(plan),
+        *first_configurations(plan.request, plan.warm_start),
+        *dry_lines(plan),
+    ]:
         say(console, line)
     say(console, "Dry run: nothing was started, nothing was written.")
     return 0

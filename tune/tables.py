@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours",
-    "attempts", "seed", "fold", "reason", "continued_after",
+    "attempts", "seed", "fold", "reason", "continued_after", "start",
 )  # fmt: skip
 """The first columns of `trials.csv`; one for each searched setting follows."""
 OF_ORIGIN = ("search_ap50", "expected_ap50")
@@ -161,6 +161,7 @@ def _csv_row(
         record.settings.get("data.fold", ""),
         record.reason,
         "" if continued_after is None else continued_after,
+        record.start,
         *of_origin,
         *(record.settings.get(name, "") for name in searched),
     ]

@@ -12,6 +12,7 @@ proposals.py     the settings of the next trial, before it is in the ledger
 posterior.py     the AP50 that settings like each trial's reach, estimated from all trials together
 orders.py        orders of people to a study that runs: stop a trial, try one again, end for now
 selections.py    the trials that a search has chosen for its confirmation
+warm_start.py    the trials of another study from which a study began
 growth.py        trials of one study whose spaces differ, because the space has grown
 reading.py       a study as other processes read it, also while it runs
 importances.py   Optuna's importance of each searched setting

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from core import faults
 from core.config import Value
+from core.errors import StudyError
 from tune.ledger.claim import Claim
 from tune.ledger.growth import plain_name, stored_parameter
 from tune.ledger.proposals import next_point
@@ -26,6 +27,7 @@ from tune.ledger.records import (
     NOTES_KEY,
     PARAMS_KEY,
     SETTINGS_KEY,
+    START_KEY,
     VERDICT_KEY,
     Point,
     State,
@@ -41,6 +43,7 @@ from tune.ledger.records import (
 )
 from tune.ledger.runs import RUN_KEY, Run
 from tune.ledger.selections import CHOSEN_KEY, Selections, stored_selections
+from tune.ledger.warm_start import WARM_KEY, WarmStart, stored_warm_start
 from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
 from tune.space.domains import Choices, Domain
@@ -80,6 +83,7 @@ class Ledger:
         known = self._study.attributes()
         self._facts: Mapping[str, Any] | None = known.get(FACTS_KEY)
         self._chosen = stored_selections(known)
+        self._warm = stored_warm_start(known)
         self.identity: str = known.get(IDENTITY_KEY) or uuid.uuid4().hex
         """A name that no other ledger has, whatever its study is called."""
         if IDENTITY_KEY not in known:
@@ -113,6 +117,22 @@ class Ledger:
         if self._facts != facts:
             self._study.set_attribute(FACTS_KEY, facts)
             self._facts = facts
+
+    @property
+    def warm_start(self) -> WarmStart | None:
+        """What the study took from another one when it began; None where it took nothing."""
+        return self._warm
+
+    def begin_from(self, warm: WarmStart) -> None:
+        """Store what the study takes from another one, in one write, before its first trial.
+
+        Raises StudyError if there are trials already, which the sampler chose without it.
+        """
+        if self._records:
+            raise StudyError(begun_without(self._request.study))
+        self._study.set_attribute(WARM_KEY, warm.to_json())
+        self._warm = warm
+        faults.passing("warm started")
 
     @property
     def chosen(self) -> Selections:
@@ -335,8 +355,8 @@ class Ledger:
             self._store(number, point, {}, {PARAMS_KEY: dict(point.params)})
             self._missing.popleft()
             return number
-        point = next_point(self._request, self.records, self._drawn)
-        self._store(number, point, point.params, {})
+        point = next_point(self._request, self.records, self._drawn, self._warm)
+        self._store(number, point, point.params, {START_KEY: point.start} if point.start else {})
         return number
 
     def _store(
@@ -361,7 +381,11 @@ class Ledger:
         self._stored = {**distributions, **self._stored}
         self._drawn.append({plain_name(name): one for name, one in distributions.items()})
         self._records[number] = TrialRecord(
-            number, point.name, params=point.params, settings=point.settings
+            number,
+            point.name,
+            params=point.params,
+            settings=point.settings,
+            start=point.start,
         )
 
     def _finish_writing(self, record: TrialRecord, values: int) -> None:
@@ -477,6 +501,14 @@ def _how_continued(record: TrialRecord) -> str:
         how = "failed" if record.had_failed else "stopped"
         return f"{how} after epoch {record.continued_after}, tried again because a person asked"
     return f"stopped early after epoch {record.continued_after}, continued before the confirmation"
+
+
+def begun_without(study: str) -> str:
+    """A sentence for a user who names another study too late."""
+    return (
+        f"--warm-start is for a new study, and {study} has begun without it; leave it out, or give"
+        " this search another --study name"
+    )
 
 
 def open_ledger(

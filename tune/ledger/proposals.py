@@ -10,6 +10,7 @@ from core.config import Value
 from core.errors import ExtensionError
 from tune.ledger.growth import added_value
 from tune.ledger.records import Point, State, TrialRecord
+from tune.ledger.warm_start import WarmStart
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS, Outcome, Tried
 from tune.space.space import BY_REPEAT, SearchSpace, VariantRepeat
@@ -18,6 +19,10 @@ from tune.stopping.hope import expected_gain, gain_variance
 _SAMPLER_STREAM, _RULES_STREAM = 1, 2
 _ASKED, _DRAWN = 5, 50
 """Largest number of proposals of the sampler, and then of random points, that may be forbidden."""
+CHECKS = 6
+"""Number of trials after the start points of which every other one is proposed as if the sampler
+had no history of another study. Their scores show whether the history holds here: those at its best
+points alone could not."""
 _OUTCOMES = {
     State.RUNNING: Outcome.RUNS,
     State.COMPLETE: Outcome.COMPLETE,
@@ -30,10 +35,12 @@ def next_point(
     request: StudyRequest,
     records: Sequence[TrialRecord],
     drawn: Sequence[Mapping[str, BaseDistribution]] = (),
+    warm: WarmStart | None = None,
 ) -> Point:
     """The next trial: the first missing row of the variants, or else the sampler's proposal.
 
     drawn   the distributions of the records' params, where the space may have grown since
+    warm    what the study took from another one when it began; None where it began without
 
     The sampler's seed is made of the study's seed and the trial's number, so that a study that goes
     on after a crash has the proposals that it would have had without one. Raises ExtensionError
@@ -45,16 +52,50 @@ def next_point(
         return Point(row.name, row.params, row.config.settings())
     seed = np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32)
     given: Mapping[str, Value] = added_value(space, drawn, int(seed))
-    if number < len(space.start):
-        given = space.start[number]
+    starts, start = _start_points(space, warm), ""
+    if number < len(starts):
+        given, start = starts[number]
     name = request.search.sampler
-    params = _allowed(request, given, tried_of(records), int(seed))
+    tried = [*_history(request, records, len(starts), warm), *tried_of(records)]
+    params = _allowed(request, given, tried, int(seed))
     if not space.holds(params):
         raise ExtensionError(
             f"the sampler {name!r} proposed {params!r:.300}, which is no point of the space;"
             " mend its package, or choose another"
         )
-    return Point("", params, space.resolve(params).settings())
+    return Point("", params, space.resolve(params).settings(), start)
+
+
+def _start_points(
+    space: SearchSpace, warm: WarmStart | None
+) -> list[tuple[Mapping[str, Value], str]]:
+    """The points that are tried first, each with a few words on where it is from: those of the
+    space file, then those of another study.
+    """
+    points = [(point, f"space file, point {place}") for place, point in enumerate(space.start, 1)]
+    if warm is None:
+        return points
+    for one in warm.start:
+        if all(dict(point) != dict(one.params) for point, _ in points):
+            points.append((one.params, f"study {warm.study}, trial {one.trial}"))
+    return points
+
+
+def _history(
+    request: StudyRequest, records: Sequence[TrialRecord], starts: int, warm: WarmStart | None
+) -> list[Tried]:
+    """The trials of another study that the sampler is shown for the next trial.
+
+    starts   number of start points
+    """
+    if warm is None or not getattr(request.sampler, "takes_history", False):
+        return []
+    since = len(records) - starts
+    if 0 <= since < CHECKS and since % 2 == 0:
+        return []
+    from tune.samplers.elsewhere import believed  # brings SciPy; a first screen does without
+
+    return believed(request.space, warm.tried(request.space), tried_of(records))
 
 
 def _allowed(
@@ -146,12 +187,21 @@ def _image_variances(records: Sequence[TrialRecord]) -> dict[int, float]:
     return dict(zip(known, apart_T.tolist(), strict=True))
 
 
-def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
-    """The first `count` trials of a study, as they would be started if none had a result."""
+def preview(request: StudyRequest, count: int, warm: WarmStart | None = None) -> list[TrialRecord]:
+    """The first `count` trials of a study, as they would be started if none had a result.
+
+    warm   what the study takes from another one
+    """
     records: list[TrialRecord] = []
     for number in range(min(count, request.planned_trials)):
-        point = next_point(request, records)
+        point = next_point(request, records, warm=warm)
         records.append(
-            TrialRecord(number, point.name, params=point.params, settings=point.settings)
+            TrialRecord(
+                number,
+                point.name,
+                params=point.params,
+                settings=point.settings,
+                start=point.start,
+            )
         )
     return records

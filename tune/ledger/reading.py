@@ -10,6 +10,7 @@ from tune.ledger.records import FACTS_KEY, IDENTITY_KEY, State, TrialRecord, bes
 from tune.ledger.runs import Run, stored_run
 from tune.ledger.selections import NOTHING_CHOSEN, Selections, stored_selections
 from tune.ledger.storage import open_to_read, study_to_read
+from tune.ledger.warm_start import WarmStart, stored_warm_start
 
 _CONFIRMING = ".confirm"
 
@@ -23,6 +24,7 @@ class Reading:
     records    its trials, in the order of their numbers
     chosen     the trials that were chosen for its confirmation
     run        its last run; None where the ledger does not describe it
+    warm_start   what it took from another study when it began; None where it took nothing
     """
 
     identity: str
@@ -30,6 +32,7 @@ class Reading:
     records: tuple[TrialRecord, ...]
     chosen: Selections = NOTHING_CHOSEN
     run: Run | None = None
+    warm_start: WarmStart | None = None
 
     @property
     def best(self) -> TrialRecord | None:
@@ -61,6 +64,7 @@ def read_ledger(storage: str, study: str) -> Reading | None:
         records,
         stored_selections(known),
         stored_run(known),
+        stored_warm_start(known),
     )
 
 

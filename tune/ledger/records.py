@@ -6,6 +6,7 @@ as intermediate values, and these user attributes:
 name       the variant's name; in a confirmation the candidate's; empty in a sampled study
 settings   every setting of the trial, flat names
 params     the trial's params where Optuna does not store them (in a confirmation)
+start      where its start point is from; no attribute where the sampler chose all settings
 notes      the notes on the trial in one piece (see `Notes`), with the `verdict` if the trial ended
            between two epochs
 epoch 7    the report of epoch 7, with `at`, the time it reached the ledger in milliseconds since
@@ -17,6 +18,7 @@ identity       a name that no other ledger has
 facts          what its trials have in common: the request, the data's fingerprint, the weights'
                hashes
 chosen         the trials that were chosen for its confirmation (see `tune.ledger.selections`)
+warm_start     what it took from another study when it began (see `tune.ledger.warm_start`)
 run            its last run: where its driver is, and how it ended (see `tune.ledger.runs`)
 mlflow_run 3   id of trial 3's run in the tracker
 continued 3    notes on trial 3 since it was continued after it had been stopped early
@@ -46,10 +48,11 @@ from tune.ledger.growth import plain_name
 
 IDENTITY_KEY, FACTS_KEY = "identity", "facts"
 """Names of user attributes of the study."""
-NAME_KEY, SETTINGS_KEY, PARAMS_KEY, NOTES_KEY, VERDICT_KEY = (
+NAME_KEY, SETTINGS_KEY, PARAMS_KEY, START_KEY, NOTES_KEY, VERDICT_KEY = (
     "name",
     "settings",
     "params",
+    "start",
     "notes",
     "verdict",
 )
@@ -112,6 +115,8 @@ class TrialRecord(Notes):
     continued_after   the epoch after which it was stopped early or failed, if it was continued
                       later; None for all other trials
     had_failed        whether it had failed when it was continued
+    start             where its start point is from, such as `space file, point 1`; empty where the
+                      sampler chose all settings, and in studies of earlier versions
     """
 
     id: int
@@ -123,6 +128,7 @@ class TrialRecord(Notes):
     mlflow_run: str | None = None
     continued_after: int | None = None
     had_failed: bool = False
+    start: str = ""
 
     @functools.cached_property
     def searched(self) -> Mapping[str, Value]:
@@ -192,11 +198,13 @@ class Point:
     name       as in `TrialRecord`
     params     the settings that distinguish it
     settings   every setting, flat names
+    start      as in `TrialRecord`
     """
 
     name: str
     params: Mapping[str, Value]
     settings: Mapping[str, Value]
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -275,6 +283,7 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
         study.get(run_name(trial.number)),
         continued_after,
         had_failed,
+        str(attributes.get(START_KEY, "")),
         **{**known, "reason": ended.get("reason", known.get("reason", ""))},
     )
 

@@ -36,6 +36,7 @@ class Evidence:
     further         the seeds or images that would decide each open comparison; empty before the
                     search has ended
     packing         what was measured of trials that share a GPU; None if nothing was
+    warm_start      one line on what the study took from another one; None if it took nothing
     trouble         why an interval, the luck of an epoch or the winner is unknown, a sentence each,
                     without full stops
     effects_epoch   the epoch after which the effects compare all trials; None where no trial was
@@ -59,6 +60,7 @@ class Evidence:
     limits: tuple[RowLimits, ...]
     further: tuple[Further, ...]
     packing: Packing | None
+    warm_start: str | None
     trouble: tuple[str, ...]
 
     @property
@@ -130,6 +132,7 @@ def gather_evidence(study: Study) -> Evidence:
         limits_of_rows(rows, trials, description["data"]["classes"], bool(request.space.variants)),
         further_of(request, rows, trials, _number_of_units(description)) if study.searched else (),
         read_packing(folder.packing),
+        None if (warm := study.ledger.warm_start) is None else warm.line,
         tuple(trouble),
     )
 

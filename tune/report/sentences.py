@@ -641,6 +641,7 @@ def provenance_of(evidence: Evidence) -> dict[str, str]:
         "data": f"{data['where']}, {many(data['images'], 'image')}, {classes}",
         "data fingerprint": data["fingerprint"],
         "pretrained weights": _weights(evidence.facts.get("weights") or {}),
+        "warm start": evidence.warm_start,
         "seed of the sampler": None if request.space.variants else str(request.search.seed),
         "seeds of the trials": ", ".join(seeds),
         "resources of a trial": ", ".join(

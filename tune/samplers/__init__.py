@@ -2,6 +2,7 @@
 
 sampler.py     the protocol of a sampler, and the table of samplers
 at_random.py   settings drawn at random
+elsewhere.py   trials of another study as a sampler is shown them
 encoding.py    the points of a space as rows of numbers, which a Gaussian process can compare
 gaussian.py    Optuna's Gaussian process, also in a conditional space
 grid.py        every point of the space once

@@ -14,6 +14,7 @@ class AtRandom:
     """Draws each active parameter from its domain, whatever was tried before."""
 
     exhausts = False
+    takes_history = False
 
     def propose(
         self,

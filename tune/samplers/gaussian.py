@@ -29,11 +29,12 @@ class GaussianProcess:
     Where a parameter is not active, its setting has a fixed value, and the process is shown that
     value; values that it proposes for inactive parameters are not used. Trials without a score,
     failed ones included, are shown as running: the process then looks elsewhere, and no score is
-    invented for them. A point that was tried before is not proposed again; a random one takes its
-    place.
+    invented for them. A point that this study tried before is not proposed again; a random one
+    takes its place.
     """
 
     exhausts = False
+    takes_history = True
 
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
@@ -70,7 +71,8 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
     with _one_thread():
         proposed = study.ask(known).params
     active = space.sample(lambda name, _: proposed[name])
-    return {} if _shown(space, active) in shown else proposed
+    own = [params for params, one in zip(shown, tried, strict=True) if not one.elsewhere]
+    return {} if _shown(space, active) in own else proposed
 
 
 def _shown(space: SearchSpace, settings: Mapping[str, Value]) -> dict[str, Value]:

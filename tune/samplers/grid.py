@@ -11,6 +11,7 @@ class Grid:
     """Proposes the points in their order. It ignores start points, since every point comes."""
 
     exhausts = True
+    takes_history = False
 
     def propose(
         self,

@@ -35,6 +35,7 @@ class Tried:
     variance   known part of the variance of the score as an estimate of the AP50 that settings like
                these reach: the part due to images on which trials differ, and that due to the
                unknown gain of a stopped trial. The part due to the seed is not in it
+    elsewhere  whether it is a trial of another study, whose settings may well be tried here
     """
 
     params: Mapping[str, Value]
@@ -43,6 +44,7 @@ class Tried:
     curve: Sequence[float] = ()
     score: float | None = None
     variance: float = 0.0
+    elsewhere: bool = False
 
 
 class Sampler(Protocol):
@@ -51,9 +53,12 @@ class Sampler(Protocol):
     exhausts   whether it proposes every point of a space exactly once, also where the space has
                grown since some were tried. With such a sampler ranges need a step, and the study
                has as many trials as the space has points
+    takes_history   whether trials of another study tell it something; a sampler that does not say
+                    is never shown any
     """
 
     exhausts: bool
+    takes_history: bool
 
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
@@ -62,7 +67,8 @@ class Sampler(Protocol):
 
         given   settings that the trial has whatever the sampler would choose: those of a start
                 point, or a value that was added to the space
-        tried   all earlier trials, in the order of their numbers
+        tried   all earlier trials, in the order of their numbers; before them the trials of
+                another study, if the sampler takes any (see `tune.samplers.elsewhere`)
         seed    seed of all that is random in the proposal; each trial of a study has another
         """
 

@@ -24,6 +24,7 @@ class TreeParzen:
     """Optuna's TPE. A trial that runs counts as a bad one, and a failed one not at all."""
 
     exhausts = False
+    takes_history = True
 
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int

@@ -10,6 +10,7 @@ going_on.py      the rules for a study that is continued: it may grow, and not s
 learned.py       whether anything was learned, and what to do if not
 limits.py        budgets and orders that end a run before its last trial
 options.py       the options of a command: folders, addresses and limits
+other_study.py   what a new study takes from another one, and what does not compare
 pace.py          how long an epoch takes on this machine, measured before the study
 plan.py          a request checked against the data, the weights and the machine
 pretrained.py    the pretrained weights with which the trials begin

@@ -139,6 +139,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
+        _begin_from(plan, ledger, facts["weights"], console)
         ledger.remember(facts)
 
         def measures_on(seconds: float = 0.0) -> None:
@@ -162,6 +163,23 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             if not finished:
                 say(console, f"The search ends before its last trial: {limits.why}")
             return finished
+
+
+def _begin_from(
+    plan: StudyPlan, ledger: Ledger, weights: Mapping[str, Any], console: Console
+) -> None:
+    """Store what a new study takes from another one, before anything else is known of it.
+
+    weights   the hashes of the pretrained weights, which are known only now
+
+    A study that goes on has stored it, and takes nothing again.
+    """
+    if plan.warm_start is None or ledger.warm_start is not None:
+        return
+    warm = plan.warm_start.with_weights(weights)
+    for sentence in warm.sentences[len(plan.warm_start.sentences) :]:
+        say(console, f"Note: warm start: {sentence}")
+    ledger.begin_from(warm)
 
 
 def _run_phases(
@@ -620,7 +638,12 @@ class _Conductor:
         self._table = TrialsCsv(plan.request.searched, phase.origins)
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
-        study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
+        study = tracked_study(
+            plan.request,
+            phase.searched.identity,
+            plan.data.fingerprint,
+            phase.searched.warm_start,
+        )
         self._tracking = TrackingThread(
             plan.tracking, study, phase.name, phase.folder_of, lambda: phase.ledger.claim.is_held
         )

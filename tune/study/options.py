@@ -24,6 +24,7 @@ class Options:
     address       address of a Ray cluster; None for this machine
     store         URL of an object store through which trials' files go; None for `results` alone
     grace         seconds that running epochs have to end after Ctrl-C or SIGTERM
+    warm_start    name or folder of another study from which a new one begins; None for none
 
     URLs of SQLite files are stored with absolute paths, so that they hold in any working directory.
     Raises BadRequest for `parallel` under 1, for a store that is no URL of a known scheme, and for
@@ -38,6 +39,7 @@ class Options:
     address: str | None = None
     store: str | None = None
     grace: float = GRACE_SECONDS
+    warm_start: str | None = None
 
     def __post_init__(self) -> None:
         if self.parallel is not None and self.parallel < 1:

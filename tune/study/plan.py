@@ -19,6 +19,7 @@ from tune import database
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
+from tune.ledger.warm_start import WarmStart
 from tune.request.request import StudyRequest
 from tune.space.space import MAX_COMBINATIONS, SearchSpace
 from tune.statistics.certainty import Repeat
@@ -34,6 +35,7 @@ from tune.study.going_on import (
     study_facts,
 )
 from tune.study.options import Options, recall_options, storage_of, without_ledger
+from tune.study.other_study import planned_warm_start
 from tune.study.pretrained import models_of, weights_files_of
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
@@ -50,6 +52,7 @@ class StudyPlan:
     growth      what the request adds to the study that it continues, a sentence each
     precision   a sentence on the value of `optim.precision: auto`; None if the user need not know
     at_hand     a sentence on the value of `model.weights: at_hand`; None if another was asked for
+    warm_start  what the study takes from another one, or took when it began; None for nothing
     """
 
     request: StudyRequest
@@ -61,6 +64,7 @@ class StudyPlan:
     growth: tuple[str, ...] = ()
     precision: str | None = None
     at_hand: str | None = None
+    warm_start: WarmStart | None = None
 
     @property
     def folder(self) -> StudyFolder:
@@ -127,6 +131,7 @@ def check_request(
     grown: list[str] = []
     said: str | None = None
     at_hand: str | None = None
+    warm: WarmStart | None = None
     folder = StudyFolder(options.results / request.study)
     try:
         request, at_hand = automatic.with_weights_at_hand(
@@ -170,12 +175,14 @@ def check_request(
         refuse_other_facts(before, study_facts(request, data), folder)
         refuse_smaller_confirmation(request, storage_of(options, folder), folder)
         grown = growth(before or {}, study_facts(request, data))
+        if data is not None:
+            warm = planned_warm_start(request, options, data.fingerprint)
     except BadRequest as error:
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
         return None, problems
     plan = StudyPlan(
-        request, options, data, weights, machine, resources, tuple(grown), said, at_hand
+        request, options, data, weights, machine, resources, tuple(grown), said, at_hand, warm
     )
     return plan, problems
 
@@ -275,15 +282,20 @@ def tracking_of(options: Options) -> Tracker:
     return tracker_at(options.tracking_uri, options.results)
 
 
-def tracked_study(request: StudyRequest, ledger: str, fingerprint: str) -> TrackedStudy:
+def tracked_study(
+    request: StudyRequest, ledger: str, fingerprint: str, warm: WarmStart | None
+) -> TrackedStudy:
     """A study as its tracker knows it.
 
     ledger        identity of the ledger
     fingerprint   fingerprint of the data set
+    warm          what the study took from another one; None for nothing
     """
     tags = {
         "data": request.data,
         "data_fingerprint": fingerprint,
         "planned_trials": str(request.planned_trials),
     }
+    if warm is not None:
+        tags["warm_start"] = warm.line
     return TrackedStudy(request.study, ledger, tags, tuple(request.searched))

@@ -40,7 +40,7 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
             phases.append(("confirm", Ledger(claim, confirming), folder.confirm_trial))
         confirmed = confirmation.read_confirmation(folder, storage, request, ledger)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
-        tracked = tracked_study(request, ledger.identity, fingerprint)
+        tracked = tracked_study(request, ledger.identity, fingerprint, ledger.warm_start)
         runs: list[tuple[Ledger, int, str]] = []
         try:
             for phase, held, folder_of in phases:

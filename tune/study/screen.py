@@ -34,6 +34,8 @@ def study_screen(standing: Standing) -> list[RenderableType]:
         driver_sentence(standing),
         counts_line(standing.searched.records, standing.planned, driven=standing.is_driven),
     ]
+    if standing.searched.warm_start is not None:
+        lines.insert(1, f"Warm start: {standing.searched.warm_start.line}")
     parts: list[RenderableType] = [*map(_line, lines)]
     parts += _running(standing, standing.searched.records)
     if standing.confirmed is not None:
@@ -185,6 +187,7 @@ def as_document(standing: Standing, sure: "Interval | None" = None) -> dict[str,
         "study": standing.name,
         "finished": standing.finished,
         "planned": standing.planned,
+        "warm_start": None if (warm := standing.searched.warm_start) is None else warm.line,
         "trials": _states(standing.searched.records),
         "confirming": None
         if standing.confirmed is None

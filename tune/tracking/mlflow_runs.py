@@ -274,7 +274,7 @@ class TrialRuns(TrialsView):
                 "phase": self._phase,
                 "state": State.RUNNING,
                 PARENT: self._parent,
-            }
+            } | ({"start": record.start} if record.start else {})
             run = self._runs[trial] = str(self._all.create(self._name(record), tags).info.run_id)
             self._nested_in[trial] = self._parent
             self._go_on()
