@@ -495,16 +495,19 @@ def won(images: int, trials: int, top: int, repeats: int, repetitions: int, fold
 SEARCH_EPOCHS = 30
 _TRIAL_SD = 0.04
 """Standard deviation of AP50 over trials of one configuration, seeds included."""
+_LEAST = 1e-5
+_MIDDLE = float(np.sqrt(_LEAST * 5e-4))
+"""The smallest rate, and the one halfway to the largest on a logarithmic scale."""
 _SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "better": optuna.distributions.CategoricalDistribution([False, True]),
     "switch": optuna.distributions.CategoricalDistribution([False, True]),
     "layers": optuna.distributions.CategoricalDistribution([0, 1, 5]),
     "backbone": optuna.distributions.CategoricalDistribution(["resnet18", "resnet50"]),
-    "rate": optuna.distributions.FloatDistribution(1e-5, 5e-4, log=True),
+    "rate": optuna.distributions.FloatDistribution(_LEAST, 5e-4, log=True),
     "decay": optuna.distributions.FloatDistribution(1e-3, 1e-1, log=True),
     "strength": optuna.distributions.FloatDistribution(0.0, 1.0),
 }
-"""Seven settings, of which only the first may have an effect."""
+"""Seven settings, of which only the first and the rate may have an effect."""
 
 
 @dataclass(frozen=True)
@@ -516,6 +519,7 @@ class Effects:
     estimate   mean estimate of its effect
     covered    share of its intervals that hold the truth
     complete   `estimate` and `covered` if complete trials alone are compared, as they were before
+    hump       share that name the rate, and say that it is best between the values tried
     """
 
     named: float
@@ -523,11 +527,12 @@ class Effects:
     estimate: float
     covered: float
     complete: tuple[float, float]
+    hump: float
 
 
 def _effects(
-    trials: int, true: float, stops: bool, sampler: str, seed: int
-) -> tuple[bool, bool, float, float, float, float]:
+    trials: int, true: float, hump: float, stops: bool, sampler: str, seed: int
+) -> tuple[bool, bool, float, float, float, float, bool]:
     """One search, whose trials have the seven settings of `_SPACE`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng([seed, trials, stops, *sampler.encode()])
@@ -543,6 +548,7 @@ def _effects(
     for _ in range(trials):
         trial = study.ask(_SPACE)
         level = 0.3 + true * bool(trial.params["better"]) + rng.normal(0, _TRIAL_SD)
+        level -= hump * (np.log(trial.params["rate"] / _MIDDLE) / np.log(_MIDDLE / _LEAST)) ** 2
         whole = level - 0.25 * np.exp(-np.arange(1, SEARCH_EPOCHS + 1) / 5)
         whole += rng.normal(0, 0.015, SEARCH_EPOCHS)
         complete = [curve for curve, early in zip(curves, stopped, strict=True) if not early]
@@ -564,9 +570,15 @@ def _effects(
     found = main_effects(points, [max(curve[:epoch]) for curve in curves])
     whole_ones = [at for at, early in enumerate(stopped) if not early]
     before = main_effects([points[at] for at in whole_ones], [max(curves[at]) for at in whole_ones])
-    named = any(one.is_clear for one in found if one.setting != "better")
+    without = set(_SPACE) - {"better"} - ({"rate"} if hump else set())
+    named = any(one.is_clear for one in found if one.setting in without)
     clear = any(one.is_clear for one in found if one.setting == "better")
-    return named, clear, *_of_better(found, true), *_of_better(before, true)
+    best_inside = any(
+        one.is_clear and one.turn is not None and one.turn.is_best
+        for one in found
+        if one.setting == "rate"
+    )
+    return named, clear, *_of_better(found, true), *_of_better(before, true), best_inside
 
 
 def _of_better(effects: Sequence[Effect], true: float) -> tuple[float, float]:
@@ -581,14 +593,18 @@ def _of_better(effects: Sequence[Effect], true: float) -> tuple[float, float]:
     return np.nan, np.nan
 
 
-def effects(trials: int, true: float, stops: bool, sampler: str, repetitions: int) -> Effects:
+def effects(
+    trials: int, true: float, stops: bool, sampler: str, repetitions: int, hump: float = 0.0
+) -> Effects:
     """Searches over seven settings, the first of which changes AP50 by `true`.
 
+    hump    by how much AP50 is lower at both ends of the rate than at its middle
     stops   whether trials are stopped early, by successive halving or because no hope is left
     """
-    found = _in_parallel(partial(_effects, trials, true, stops, sampler), range(repetitions))
-    named, clear, estimate, covered, before, before_covered = np.nanmean(found, axis=0).tolist()
-    return Effects(named, clear, estimate, covered, (before, before_covered))
+    search = partial(_effects, trials, true, hump, stops, sampler)
+    found = _in_parallel(search, range(repetitions))
+    named, clear, estimate, covered, *before, best_inside = np.nanmean(found, axis=0).tolist()
+    return Effects(named, clear, estimate, covered, (before[0], before[1]), best_inside)
 
 
 def _in_parallel(task: Callable[[int], Any], seeds: Sequence[int]) -> list[Any]:
@@ -713,23 +729,24 @@ def _power(less: int) -> Iterator[str]:
 
 def _settings(less: int) -> Iterator[str]:
     yield (
-        "Effects of 7 settings, of which 1 may have one: % of searches that name a setting without"
-        " an effect, % that name the one with; its mean estimate, % of intervals that hold the"
-        " truth; the last two from complete trials alone"
+        "Effects of 7 settings, of which 1 may have one, and of the rate, which may have a hump: %"
+        " of searches that name a setting without an effect, % that name the one with; its mean"
+        " estimate, % of intervals that hold the truth; the last two from complete trials alone; %"
+        " that find the hump"
     )
-    for true in (0.0, 0.06):
+    for true, hump in ((0.0, 0.0), (0.06, 0.0), (0.06, 0.1)):
         for trials in (60, 120):
             for stops in (False, True):
                 for sampler in ("random", "tpe"):
                     count = (1000 if sampler == "random" else 300) // less
-                    found = effects(trials, true, stops, sampler, count)
+                    found = effects(trials, true, stops, sampler, count, hump)
                     before, covered = found.complete
                     how = f"{sampler}, {'stopped early' if stops else 'all complete'}"
                     yield (
-                        f"  effect {true:4}, {trials:3} trials, {how:22}:"
+                        f"  effect {true:4}, hump {hump:3}, {trials:3} trials, {how:22}:"
                         f" {100 * found.named:4.1f}  {100 * found.found:5.1f} "
                         f" {found.estimate:.3f} {100 * found.covered:5.1f} "
-                        f" {before:.3f} {100 * covered:5.1f}"
+                        f" {before:.3f} {100 * covered:5.1f}  {100 * found.hump:5.1f}"
                     )
 
 

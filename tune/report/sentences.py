@@ -24,6 +24,7 @@ from tune.statistics.certainty import (
     warnings_of,
 )
 from tune.statistics.choice import Choice
+from tune.statistics.effects import Effect
 from tune.statistics.further import ENOUGH_SEEDS, MOST_TIMES_THE_IMAGES
 from tune.study.candidates import Candidate
 from tune.study.confirmation import changed_prediction
@@ -438,31 +439,54 @@ def _effects(evidence: Evidence) -> Iterator[str]:
         (one for one in evidence.effects if one.is_clear), key=lambda one: -abs(one.estimate)
     )
     if clear:
-        said = [
-            f"{one.setting} {one.change} ({cell_text(one.estimate, Kind.DIFFERENCE)})"
-            for one in clear[:_MOST]
-        ]
-        more = f" and {len(clear) - _MOST} more" if len(clear) > _MOST else ""
-        yield (
-            f"Settings that go with a difference in {score} on these validation images:"
-            f" {listed(said)}{more}; p, adjusted for all"
-            f" {many(len(evidence.effects), 'effect')}, is under 0.05"
-        )
+        yield from _clear_effects(clear, score)
     elif evidence.effects:
         yield f"The data cannot tell whether any searched setting made a difference in {score}"
     else:
         trials = many(len(evidence.rows), "complete trial")
         yield f"With {trials} the effect of no single setting can be estimated"
     values = [row.settings for row in evidence.rows]
+    tried = {name for one in evidence.effects for name in (one.setting, *one.together)}
     alike = {
         name: value
         for name, value in values[0].items()
-        if all(other.get(name) == value for other in values[1:])
+        if name not in tried and all(other.get(name) == value for other in values[1:])
     }
     if alike:
         yield (
             f"All complete trials have {_settings_in_words(alike)}: what"
             f" {'this setting does' if len(alike) == 1 else 'these settings do'} was not tried"
+        )
+
+
+def _clear_effects(clear: Sequence[Effect], score: str) -> Iterator[str]:
+    """Sentences on clear effects on `score`, and on where a number is best or worst."""
+    turns = {one.setting: one.turn for one in clear if one.turn is not None}
+    lines = [one for one in clear if one.turn is None]
+    said = [
+        f"{one.setting} {one.change} ({cell_text(one.estimate, Kind.DIFFERENCE)})"
+        for one in lines[:_MOST]
+    ]
+    shown = dict(list(turns.items())[:_MOST])
+    said += [f"{name}, {turn}" for name, turn in shown.items()]
+    left = len(lines) + len(turns) - len(said)
+    more = f" (and {left} more)" if left else ""
+    yield (
+        f"Settings that go with a difference in {score} on these validation images:"
+        f" {'; '.join(said)}{more}. For each of them p, adjusted for all effects, is under 0.05"
+    )
+    for name, turn in shown.items():
+        ends = [
+            f"{one.change} goes with"
+            f" {cell_text(Interval(one.estimate, one.low, one.high), Kind.DIFFERENCE)}"
+            for one in clear
+            if one.setting == name
+        ]
+        best = f"{'best' if turn.is_best else 'worst'} {setting_in_words(name)}"
+        yield (
+            f"The {best} of a smooth curve through all trials lies between"
+            f" {as_number(turn.low, 2)} and {as_number(turn.high, 2)} (95% confidence);"
+            f" {listed(ends)}"
         )
 
 

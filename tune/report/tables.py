@@ -328,7 +328,7 @@ def _effects_table(evidence: Evidence) -> Table:
         )
         for one in evidence.effects
     ]  # fmt: skip
-    estimated = {one.setting for one in evidence.effects}
+    estimated = {name for one in evidence.effects for name in (one.setting, *one.together)}
     rows += [
         (name, None, None, None, None, share, None)
         for name, share in evidence.importances.items()
@@ -336,7 +336,11 @@ def _effects_table(evidence: Evidence) -> Table:
     ]
     caption = (
         f"The change of {effects_score(evidence.effects_epoch)} with each setting, with a 95%"
-        " interval for each effect by itself; p is adjusted for all effects of the table. The"
+        " interval that is not adjusted for the number of effects; p is adjusted for all effects of"
+        " the table. A number is estimated with its square. Where that is clear, the smallest and"
+        " the largest value that were tried are compared with the value between them at which the"
+        " curve is highest (or lowest), and both have one p. Settings that always changed together"
+        " have one row. The"
         " importance is the share of the differences in AP50 among the complete trials that Optuna"
         " ascribes to the setting; it has no interval. The sampler tried good settings more often,"
         " and all trials share their validation images, so the table describes this search; it is"

@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.simulated_scores import draw_images, evaluate
 from core import data as datasets
+from core.config import Value
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable, ap50
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS
@@ -45,6 +46,7 @@ from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
 from tune.statistics.certainty import Repeat, Scored, compare_all
+from tune.statistics.effects import main_effects
 from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 from tune.study import conductor as study
@@ -53,7 +55,7 @@ from tune.study.candidates import candidates
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 from tune.study.reading import read_study
-from tune.tables import Table
+from tune.tables import Kind, Table, cell_text
 
 EPOCHS = 2
 MAX_DETS = 100
@@ -797,7 +799,7 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
             "Settings that go with a difference in AP50 on these validation images:"
         )
         and "optim.learning_rate doubled (+" in sentence
-        and sentence.endswith(f"adjusted for all {len(said.effects)} effects, is under 0.05.")
+        and sentence.endswith("For each of them p, adjusted for all effects, is under 0.05.")
         for sentence in said.answer
     )
     assert [row["p"] for row in rows_of(said, "effects") if row["p"]] == [
@@ -883,6 +885,33 @@ def test_the_answer_of_a_search_says_how_the_defaults_did_and_what_was_not_varie
         "All complete trials have horizontal flip off: what this setting does was not tried."
         in answer
     )
+
+
+def test_a_number_that_is_best_between_the_values_tried_is_said_to_be_that(
+    sampled: StudyPlan,
+) -> None:
+    """A straight line finds nothing there."""
+    rates = np.geomspace(1e-5, 1e-3, 14).tolist()
+    points: list[dict[str, Value]] = [
+        {"optim.learning_rate": rate, "augment.elastic": place in (0, 3, 5, 6, 9, 12)}
+        for place, rate in enumerate(rates)
+    ]
+    noise = np.random.default_rng(3).normal(0, 0.01, len(rates))
+    scores = [0.4 - 0.2 * math.log10(rate / 1e-4) ** 2 for rate in rates] + noise
+    effects = tuple(main_effects(points, scores.tolist()))
+    low, high, elastic = effects
+    assert not elastic.is_clear
+    answer = answer_of(
+        replace(gather_evidence(read_study("s", sampled.options.results)), effects=effects)
+    )
+    (said,) = (one for one in answer if one.startswith("Settings that go with a difference"))
+    assert "optim.learning_rate, best near 0.0001; lower and higher scored less." in said
+    assert "elastic" not in said
+    (where,) = (one for one in answer if one.startswith("The best learning rate"))
+    assert low.turn is not None
+    assert f"between {low.turn.low:.2g} and {low.turn.high:.2g} (95% confidence)" in where
+    for one in (low, high):
+        assert f"{one.change} goes with {cell_text(one.estimate, Kind.DIFFERENCE)}" in where
 
 
 def test_a_class_of_a_handful_of_instances_is_not_called_the_weakest(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from tune.report.figures.figure import figures_of
 from tune.report.figures.history import history
 from tune.report.figures.parallel import BEST_SHARE, MOST_AXES, _Coordinate, parallel
 from tune.report.figures.scores import _scores_of
-from tune.report.figures.settings import _draw_setting
+from tune.report.figures.settings import _draw_setting, effects
 from tune.space.domains import Choices
 from tune.statistics.certainty import Interval, Verdict
 from tune.statistics.choice import Choice
+from tune.statistics.effects import Effect, Turn
 from tune.stopping.hope import BEST_PLACES, NO_HOPE
 from tune.study.reading import read_study
 from tune.tables import Kind, cell_text
@@ -331,3 +332,30 @@ def test_the_figure_of_classes_says_the_numbers_of_the_table_of_classes(
         for row, cells in zip(table.rows, table.texts, strict=True):
             assert f"{row[0]} ({row[1]} images)" in texts(drawn[name]["classes"])
             assert cells[2].partition(" ")[0] in texts(drawn[name]["classes"])
+
+
+@pytest.mark.parametrize(
+    ("alone", "said"),
+    [
+        ((False, False), "The effects are adjusted for the other settings."),
+        ((False, True), "except for learning rate: not every trial has a value"),
+        ((True, True), "The trials cannot tell all settings apart, so each is looked at by itself"),
+    ],
+)
+def test_the_caption_of_effects_says_which_are_adjusted_and_where_a_number_is_best(
+    found: dict[str, ReportContent], alone: tuple[bool, bool], said: str
+) -> None:
+    turn = Turn(8e-5, 6e-5, 1e-4, True, True, True)
+    rate, elastic = "optim.learning_rate", "augment.elastic"
+    content = replace(
+        found["search"],
+        effects=(
+            Effect(elastic, "on instead of off", 0.1, 0.0, 0.2, 0.1, 0.1, 24, alone[0]),
+            Effect(rate, "1e-5 instead of 8e-5", -0.1, -0.2, 0, 0.01, 0.02, 24, alone[1], turn),
+        ),
+    )
+    drawing = effects(content)
+    assert drawing is not None
+    assert said in drawing.caption
+    assert " Learning rate: best near 8e-05; lower and higher scored less." in drawing.caption
+    assert ("adjusted for the other settings" in drawing.caption) == (not all(alone))

@@ -12,12 +12,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from core.config import Value, setting_in_words
 from core.dependence import effective_settings
 from core.svg import Drawing, colour, plain
+from core.text import listed
 from core.values import as_setting, as_tick
 from tune.ledger.records import State
 from tune.report.content import ReportContent, ScoredTrial
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.tables import effects_score
 from tune.space.domains import Choices, Domain
+from tune.statistics.effects import Effect
 from tune.tables import Kind, cell_text
 
 MOST_SETTINGS = 12
@@ -41,15 +43,18 @@ def effects(content: ReportContent) -> Drawing | None:
         )
     caption = (
         f"How {effects_score(content.effects_epoch)} changes with one setting, with 95% intervals"
-        " for each by itself. Hollow: p, adjusted for all effects, is 0.05 or more. These are"
-        " descriptions of one search on one split, not experiments: settings that look good were"
-        " tried together and more often."
+        " that are not adjusted for their number. Hollow: p, adjusted for all effects, is 0.05 or"
+        " more."
     )
-    if any(effect.alone for effect in content.effects):
-        caption += (
-            " There are too few trials to adjust for the other settings, so each setting is looked"
-            " at by itself."
-        )
+    turns = {one.setting: one.turn for one in content.effects if one.turn and one.is_clear}
+    for name, turn in turns.items():
+        word = setting_in_words(name)
+        caption += f" {word[0].upper()}{word[1:]}: {turn}."
+    caption += f" {_adjusted(content.effects)}"
+    caption += (
+        " These are descriptions of one search on one split, not experiments: settings that look"
+        " good were tried together and more often."
+    )
 
     def draw(canvas: Canvas, wide: bool) -> None:
         axes = canvas.subplots()
@@ -57,6 +62,22 @@ def effects(content: ReportContent) -> Drawing | None:
         draw_lines(axes, marks, wide, "change of AP50")
 
     return Drawing("settings", "What each setting does", caption, height_of(marks), draw)
+
+
+def _adjusted(effects: Sequence[Effect]) -> str:
+    """A sentence on which effects are adjusted for the other settings."""
+    alone = list(dict.fromkeys(setting_in_words(one.setting) for one in effects if one.alone))
+    if all(one.alone for one in effects):
+        return (
+            "The trials cannot tell all settings apart, so each is looked at by itself, and what"
+            " changed with it counts as its effect."
+        )
+    if alone:
+        return (
+            "The effects are adjusted for the other settings, except for"
+            f" {listed(alone)}: not every trial has a value, so these are looked at by themselves."
+        )
+    return "The effects are adjusted for the other settings."
 
 
 def hyperparameters(content: ReportContent) -> Drawing | None:
