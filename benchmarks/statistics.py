@@ -346,7 +346,7 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
 def _covers_class(images: int, quality: float, true: float, seed: int) -> bool:
     rng = np.random.default_rng([seed, images, 6])
     part = draw_images(rng, images, CROWDED)
-    found = class_interval(Scored.of(evaluate(rng, part, quality), None), 0)
+    found = class_interval([Scored.of(evaluate(rng, part, quality), None)], 0)
     return found is not None and found.low <= true <= found.high
 
 

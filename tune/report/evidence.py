@@ -14,7 +14,7 @@ from tune.ledger.importances import importances
 from tune.ledger.proposals import as_planned
 from tune.ledger.records import State, best_of
 from tune.report.class_limits import RowLimits, limits_of_rows
-from tune.report.further import Further, further_of
+from tune.report.further import Further, further_of, further_of_search
 from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
 from tune.report.trial_scores import ScoredTrial, score_trial
 from tune.request.request import StudyRequest
@@ -115,6 +115,12 @@ def gather_evidence(study: Study) -> Evidence:
     # Settings have no effects to report where none were drawn, or where nothing was learned.
     alike = bool(request.space.variants) or nothing_learned(study.records)
     effects, effects_epoch = ((), None) if alike else _effects_of_settings(trials)
+    units = _number_of_units(description)
+    further = (
+        further_of(request, rows, trials, units)
+        if request.space.variants
+        else further_of_search(request, rows, trials, choice, confirm_trials, units)
+    )
     return Evidence(
         request,
         description,
@@ -127,10 +133,10 @@ def gather_evidence(study: Study) -> Evidence:
         effects,
         effects_epoch,
         {} if alike else _importances(study, _with_effect(complete)),
-        smallest_shown(request, rows, _number_of_units(description)),
+        smallest_shown(request, rows, units),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         limits_of_rows(rows, trials, description["data"]["classes"], bool(request.space.variants)),
-        further_of(request, rows, trials, _number_of_units(description)) if study.searched else (),
+        further if study.searched else (),
         read_packing(folder.packing),
         None if (warm := study.ledger.warm_start) is None else warm.line,
         tuple(trouble),

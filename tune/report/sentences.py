@@ -13,7 +13,8 @@ from core.text import have, listed, many
 from core.values import as_duration, as_number, as_setting, as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
-from tune.report.main_table import SAME_SETTINGS, MainRow
+from tune.report.further import Further
+from tune.report.main_table import SAME_SETTINGS, MainRow, repeat_of
 from tune.report.tables import ap50_cell, difference_cell, effects_score
 from tune.statistics.certainty import (
     Interval,
@@ -45,6 +46,8 @@ _SCOPES = {
 }
 ENOUGH_INSTANCES = 10
 """Least number of instances of a class, over all repeats, that can be called the weakest."""
+_MOST_VALUES = 6
+"""Largest number of scores behind a mean that are written out."""
 _MOST = 3
 """Largest number of similar items or sentences that are written out; the others are counted."""
 
@@ -86,6 +89,9 @@ def _answer(evidence: Evidence) -> Iterator[str]:
 
 def _what_would_decide(evidence: Evidence) -> Iterator[str]:
     """Sentences on the further seeds and images that would decide the open comparisons."""
+    if not evidence.request.space.variants:
+        yield from (_would_tell(evidence, one) for one in evidence.further)
+        return
     planned = evidence.request.space.seeds
     enough = max(planned, ENOUGH_SEEDS)
     by_seeds = sorted(
@@ -93,7 +99,7 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
     )
     if by_seeds:
         said = [
-            f"{one.row.name} from {one.row.compared_with} with seeds={planned + (one.seeds or 0)}"
+            f"{one.name} from {one.compared_with} with seeds={planned + (one.seeds or 0)}"
             f" ({many(one.trainings, 'more training')}, {as_duration(3600 * one.hours)} one after"
             " the other)"
             for one in by_seeds[:_MOST]
@@ -107,7 +113,7 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
     by_images = [one for one in evidence.further if one.seeds is None]
     if by_images:
         said = [
-            f"{one.row.name} from {one.row.compared_with}"
+            f"{one.name} from {one.compared_with}"
             + (
                 f" (nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many images)"
                 if one.images is None
@@ -118,6 +124,34 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         ]
         more = f" ({len(by_images) - _MOST} more)" if len(by_images) > _MOST else ""
         yield f"No number of further seeds would distinguish {listed(said)}{more}"
+
+
+def _would_tell(evidence: Evidence, one: Further) -> str:
+    """A sentence on what would tell the best of a search from the next, or from the defaults."""
+    confirmed = evidence.choice is not None
+    found = cell_text(one.difference.estimate, Kind.CHANGE)
+    pair = f"{one.name} from {one.compared_with}"
+    begin = f"If the true difference is the observed one ({found}), "
+    lucky = "" if confirmed else "; the observed one is that of the best of several scores, so it"
+    lucky += "" if confirmed else " is too large on average, and more may be needed"
+    if one.seeds is None:
+        more = (
+            f"nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many images"
+            if one.images is None
+            else f"but about {one.images:,} more {_units_in_words(evidence)} would, with"
+            f" {ENOUGH_SEEDS} seeds or more"
+        )
+        return f"{begin}no number of further seeds would tell {pair}, {more}{lucky}"
+    cost = f"{many(one.trainings, 'training')}, {as_duration(3600 * one.hours)} one after the other"
+    request = evidence.request
+    how = (
+        f"{many(one.seeds, 'more seed')} of the confirmation ({cost}; python -m tune.search --study"
+        f" {request.study} --set confirm.seeds={request.confirm.seeds + one.seeds})"
+        if confirmed
+        else f"{many(one.seeds, 'seed')} of each ({cost}; a space file with both as variants: and"
+        f" seeds: {one.seeds})"
+    )
+    return f"{begin}{how} would in 80% of cases tell {pair}{lucky}"
 
 
 def _units_in_words(evidence: Evidence) -> str:
@@ -212,10 +246,11 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     )
     if len(rows) == 1:
         only = f"is the only one of {many(planned, 'method')} with a score"
-        yield f"{best.name} {only}: AP50 {_score(best)}, {_repeats(best)}"
+        yield f"{best.name} {only}: AP50 {_score(best)}, {_repeats(evidence, best)}"
     else:
         yield (
-            f"{best.name} has the highest validation AP50 of {of}: {_score(best)}, {_repeats(best)}"
+            f"{best.name} has the highest validation AP50 of {of}: {_score(best)},"
+            f" {_repeats(evidence, best)}"
         )
     yield from _confirmed(evidence)
     yield from _comparison(best, rows)
@@ -409,6 +444,22 @@ def _defaults(evidence: Evidence) -> str:
         None,
     )
     if row is None:
+        shared = _shared(evidence.rows)
+        nearest = next(
+            (
+                (one, apart)
+                for one in evidence.rows
+                if (apart := _apart_from_defaults(one)) and apart.keys() <= shared.keys()
+            ),
+            None,
+        )
+        if nearest is not None:
+            row, apart = nearest
+            return (
+                "No complete trial has the defaults of all searched settings. The nearest to them"
+                f" is trial {row.trials[0]}, which differs only in {_settings_in_words(apart)}, as"
+                f" all complete trials do; {_against_best(evidence, row)}"
+            )
         return (
             "No complete trial has the defaults of all searched settings, so whether any is better"
             " than the defaults was not measured; a space file with both as variants: and seeds=3"
@@ -416,11 +467,37 @@ def _defaults(evidence: Evidence) -> str:
         )
     if row is best or row.difference is None:
         return f"Trial {row.trials[0]} has the defaults of all searched settings"
-    told = "cannot be told from" if row.verdict == Verdict.CANNOT_TELL else f"is {row.verdict} than"
     return (
-        f"Trial {row.trials[0]}, which has the defaults of all searched settings, {told} trial"
-        f" {best.trials[0]}: {cell_text(difference_cell(row), Kind.DIFFERENCE)}"
+        f"Trial {row.trials[0]}, which has the defaults of all searched settings,"
+        f" {_against_best(evidence, row).removeprefix('it ')}"
     )
+
+
+def _against_best(evidence: Evidence, row: MainRow) -> str:
+    """A clause on how a trial compares with the best one of a search."""
+    best = evidence.rows[0]
+    if row is best:
+        return "it is the best of them"
+    if row.difference is None:
+        return f"it could not be compared with trial {best.trials[0]}"
+    told = "cannot be told from" if row.verdict == Verdict.CANNOT_TELL else f"is {row.verdict} than"
+    found = cell_text(difference_cell(row), Kind.DIFFERENCE)
+    return f"it {told} trial {best.trials[0]}: {found}"
+
+
+def _apart_from_defaults(row: MainRow) -> dict[str, Value]:
+    """The searched settings of a trial that are not at their defaults."""
+    return {name: value for name, value in row.settings.items() if value != SETTINGS[name]}
+
+
+def _shared(rows: Sequence[MainRow]) -> dict[str, Value]:
+    """The searched settings with one value in all rows."""
+    first, *others = (row.settings for row in rows)
+    return {
+        name: value
+        for name, value in first.items()
+        if all(other.get(name) == value for other in others)
+    }
 
 
 def _is_best(evidence: Evidence, row: MainRow) -> bool:
@@ -445,13 +522,8 @@ def _effects(evidence: Evidence) -> Iterator[str]:
     else:
         trials = many(len(evidence.rows), "complete trial")
         yield f"With {trials} the effect of no single setting can be estimated"
-    values = [row.settings for row in evidence.rows]
     tried = {name for one in evidence.effects for name in (one.setting, *one.together)}
-    alike = {
-        name: value
-        for name, value in values[0].items()
-        if name not in tried and all(other.get(name) == value for other in values[1:])
-    }
+    alike = {name: value for name, value in _shared(evidence.rows).items() if name not in tried}
     if alike:
         yield (
             f"All complete trials have {_settings_in_words(alike)}: what"
@@ -501,6 +573,13 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     name = f"{choice.name[0].upper()}{choice.name[1:]}"
     repeats = len(confirmation.repeats)
     trained = "one training" if repeats == 1 else f"the mean of {many(repeats, 'training')}"
+    single = [
+        one.record.curve[choice.epoch - 1]
+        for one in evidence.confirm_trials
+        if one.record.name == choice.name and repeat_of(one.record) in confirmation.repeats
+    ]
+    if choice.prediction is None and len(single) == repeats:
+        trained += _values(single)
     among = (
         f"has the highest AP50 of {many(len(choice.curves), 'candidate')}"
         if choice.others
@@ -533,6 +612,13 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"
         f" {cell_text(abs(optimism), Kind.AP50)} {how} the score to quote{by_others}"
     )
+
+
+def _values(scores: Sequence[float]) -> str:
+    """The scores behind a mean in brackets, with a space before; empty if they are too many."""
+    if not 1 < len(scores) <= _MOST_VALUES:
+        return ""
+    return f" ({listed([cell_text(score, Kind.AP50) for score in scores])})"
 
 
 def _of_one_seed(repeats: Sequence[Repeat]) -> str:
@@ -685,11 +771,12 @@ def _score(row: MainRow) -> str:
     return cell_text(ap50_cell(row), Kind.INTERVAL)
 
 
-def _repeats(row: MainRow) -> str:
+def _repeats(evidence: Evidence, row: MainRow) -> str:
     """A clause on the trainings behind a row's score."""
     count = len(row.trials)
+    single = [one.honest for one in evidence.trials if one.record.id in row.trials]
     if row.seeds > 1:
-        return f"the mean of {count} repeats"
+        return f"the mean of {count} repeats{_values(single)}"
     trained = "one training" if count == 1 else f"{count} folds of one seed"
     return f"from {trained}, so the interval is over images alone and not over other seeds"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from core.config import SETTINGS, Value, setting_in_words
 from core.dependence import effective_settings
+from core.text import many
 from core.values import as_setting
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
@@ -17,7 +18,7 @@ from tune.report.main_table import MainRow
 from tune.report.trial_scores import class_interval
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.space.space import BY_REPEAT
-from tune.statistics.certainty import Interval
+from tune.statistics.certainty import Difference, Interval
 from tune.statistics.further import ENOUGH_SEEDS, USUAL_SEED_SD
 from tune.stopping.hope import BEST_PLACES
 from tune.tables import Cell, Column, Kind, Table
@@ -232,10 +233,11 @@ def _further_table(evidence: Evidence) -> Table:
     )  # fmt: skip
     rows = tuple(
         (
-            one.row.name, one.row.compared_with, difference_cell(one.row), one.seeds,
+            one.name, one.compared_with, _interval_of(one.difference), one.seeds,
             one.trainings or None, one.hours or None, one.images,
         )
         for one in evidence.further
+        if evidence.request.space.variants
     )  # fmt: skip
     unit = (
         "groups of images" if evidence.request.space.value("data.group_pattern", {}) else "images"
@@ -349,27 +351,31 @@ def _effects_table(evidence: Evidence) -> Table:
     return Table("effects", "Settings", caption, columns, tuple(rows))
 
 
-def _classes_table(evidence: Evidence) -> Table:
+def _classes_table(evidence: Evidence) -> Table | None:
     columns = (
         Column("class", "Class"), Column("images", "Validation images with it", Kind.COUNT), _AP50,
     )  # fmt: skip
-    best = evidence.best
+    best = best_row(evidence.rows, bool(evidence.request.space.variants))
+    if best is None:
+        return None
+    trials = [one for one in evidence.trials if one.record.id in best.trials]
+    scored = [one.scored for one in trials if one.scored is not None]
     rows: list[tuple[Cell, ...]] = []
-    for place, name in enumerate(evidence.classes if best else ()):
-        assert best is not None
-        value = best.per_class[place] if place < len(best.per_class) else None
-        images = None if best.scored is None else int(best.scored.images_C[place])
-        found = None if best.scored is None or value is None else class_interval(best.scored, place)
+    for place, name in enumerate(evidence.classes):
+        values = [
+            value
+            for one in trials
+            if place < len(one.per_class) and (value := one.per_class[place]) is not None
+        ]
+        whole = len(scored) == len(trials)
+        images = min(int(one.images_C[place]) for one in scored) if whole else None
+        found = class_interval(scored, place) if whole and values else None
         ends = (math.nan, math.nan) if found is None else (found.low, found.high)
-        rows.append((name, images, None if value is None else Interval(value, *ends)))
-    which = (
-        ""
-        if best is None
-        else f"trial {best.record.id}{f' ({best.record.name})' if best.record.name else ''}"
-    )
+        rows.append((name, images, Interval(statistics.fmean(values), *ends) if values else None))
     caption = (
-        f"AP50 of each class for {which}, at its best epoch and as measured, with the luck of"
-        " having chosen that epoch. A class in fewer than 5 images has no interval. The interval of"
+        f"AP50 of each class for {classes_of(best)}, at its best epoch and as measured, with the"
+        " luck of having chosen that epoch. A class in fewer than 5 images has no interval. The"
+        " interval of"
         " a common class in crowded images is too narrow at an AP50 of about 0.8: in simulation it"
         " held the truth in 73 to 78% of cases instead of 95%."
     )
@@ -562,6 +568,24 @@ def _packing_table(evidence: Evidence) -> Table | None:
     return Table("packing", "Trials that share a GPU", caption, columns, tuple(rows))
 
 
+def best_row(rows: Sequence[MainRow], variants: bool) -> MainRow | None:
+    """The row that the answer names first; None without rows.
+
+    variants   whether the rows are variants; trials are ordered by AP50 as measured
+    """
+    return max(rows, key=lambda row: row.ap50, default=None) if variants else next(iter(rows), None)
+
+
+def classes_of(row: MainRow) -> str:
+    """Words for the trainings of which the AP50 of each class is shown."""
+    if len(row.trials) == 1:
+        return row.name
+    return (
+        f"{row.name}, the mean over {many(len(row.trials), 'repeat')} (images are those of the repeat"
+        " that has the fewest with the class)"
+    )
+
+
 def _cause_cell(row: MainRow) -> str:
     if row.confounds:
         return "no single thing: confounded"
@@ -585,8 +609,11 @@ def ap50_cell(row: MainRow) -> Interval:
 
 def difference_cell(row: MainRow) -> Interval | None:
     """The difference of a row to its counterpart with its interval; None if not compared."""
-    found = row.difference
-    return None if found is None else Interval(found.estimate, found.low, found.high)
+    return None if row.difference is None else _interval_of(row.difference)
+
+
+def _interval_of(difference: Difference) -> Interval:
+    return Interval(difference.estimate, difference.low, difference.high)
 
 
 def p_cell(row: MainRow) -> float | None:

@@ -4,6 +4,7 @@ If the table is missing or damaged, or gives another score than the ledger, the 
 interval; its score stays, and the report says why.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from core.metric.limits import ClassLimits
 from core.text import many
 from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
-from tune.statistics.certainty import Interval, Scored, interval
+from tune.statistics.certainty import Interval, Scored, interval, mean_interval
 from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 from tune.study.scores import scored_of
@@ -140,18 +141,26 @@ def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float
     return luck_of_best(record.curve, tables)
 
 
-def class_interval(scored: Scored, column: int) -> Interval | None:
-    """The interval of one class's AP50; None if the class is in fewer than FEW_IMAGES images.
+def class_interval(repeats: Sequence[Scored], column: int) -> Interval | None:
+    """The interval over images of one class's AP50, the mean over the repeats of a row.
+
+    It is None if the class is in fewer than FEW_IMAGES images of a repeat.
 
     column   the class's place, counted from 0
     """
-    ap50 = float(scored.per_class_C[column])
-    if np.isnan(ap50) or scored.images_C[column] < FEW_IMAGES:
+    if any(
+        np.isnan(one.per_class_C[column]) or one.images_C[column] < FEW_IMAGES for one in repeats
+    ):
         return None
+    return mean_interval([_class_alone(one, column) for one in repeats], None)
+
+
+def _class_alone(scored: Scored, column: int) -> Scored:
+    """The score of one class, as if there were no other."""
     present = int((~np.isnan(scored.per_class_C)).sum())
     one = slice(column, column + 1)
-    alone = Scored(
-        ap50,
+    return Scored(
+        float(scored.per_class_C[column]),
         scored.per_class_C[one],
         scored.units,
         scored.share_UC[:, one] * present,  # the mean over one class instead of all
@@ -159,4 +168,3 @@ def class_interval(scored: Scored, column: int) -> Interval | None:
         scored.holds_UC[:, one],
         scored.images_C[one],
     )
-    return interval(alone)

@@ -1,4 +1,4 @@
-"""The figure of the AP50 of each class in the best trial."""
+"""The figure of the AP50 of each class in the best trial, or in the best row of variants."""
 
 import math
 
@@ -8,6 +8,7 @@ from core.svg import Drawing, plain
 from core.text import many
 from tune.report.content import ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
+from tune.report.tables import best_row, classes_of
 from tune.statistics.certainty import Interval
 from tune.tables import Kind, cell_text
 
@@ -18,7 +19,8 @@ LEAST_ACROSS = 0.1
 def classes(content: ReportContent) -> Drawing | None:
     """AP50 of each class with its interval; None for one class, and where nothing was learned."""
     table = next((one for one in content.tables if one.name == "classes"), None)
-    if table is None or len(table.rows) < 2 or content.nothing_learned or content.best is None:
+    row = best_row(content.rows, bool(content.request.space.variants))
+    if row is None or table is None or len(table.rows) < 2 or content.nothing_learned:
         return None
     marks, without = [], []
     for name, images, found in table.rows:
@@ -40,7 +42,7 @@ def classes(content: ReportContent) -> Drawing | None:
     if not marks:
         return None
     caption = (
-        f"AP50 of each class in trial {content.best.record.id} at its best epoch, with 95%"
+        f"AP50 of each class for {classes_of(row)}, at its best epoch, with 95%"
         " intervals over images; beside each name, the validation images that hold the class. A"
         " class in few images has no interval, and its score may be far from that on other images."
     )
