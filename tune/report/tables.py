@@ -581,8 +581,8 @@ def classes_of(row: MainRow) -> str:
     if len(row.trials) == 1:
         return row.name
     return (
-        f"{row.name}, the mean over {many(len(row.trials), 'repeat')} (images are those of the repeat"
-        " that has the fewest with the class)"
+        f"{row.name}, the mean over {many(len(row.trials), 'repeat')} (images are those of the"
+        " repeat that has the fewest with the class)"
     )
 
 

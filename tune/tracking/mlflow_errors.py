@@ -21,6 +21,13 @@ class ExperimentDeletedError(CellTuneError):
         self.number = number
 
 
+class CopiedFolderError(CellTuneError):
+    """A database that was copied or moved with its folder, and names the folder of before."""
+
+    def __init__(self, database: str, artifacts: str) -> None:
+        super().__init__(f"{database} was copied or moved: it keeps its files in {artifacts}")
+
+
 _REFUSED = {
     401: (
         "give it a user and password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or a"
@@ -41,6 +48,13 @@ def trouble_of(error: BaseException, destination: Destination) -> Trouble:
             reason,
             f"bring it back with: {destination.command('experiments restore')} "
             f"--experiment-id {error.number}{again}, or use another --study name",
+            lasting=True,
+        )
+    if isinstance(error, CopiedFolderError):
+        return Trouble(
+            reason,
+            "nothing was written there; open the report's file, or give an MLflow of its own with"
+            " --tracking-uri",
             lasting=True,
         )
     if "_alembic_tmp_" in str(error):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
@@ -28,7 +29,7 @@ from tune.redaction import without_password
 from tune.store.folder import match_table_path, overlay_path
 from tune.tracking import mlflow_view
 from tune.tracking.mlflow_destination import Destination
-from tune.tracking.mlflow_errors import ExperimentDeletedError
+from tune.tracking.mlflow_errors import CopiedFolderError, ExperimentDeletedError
 from tune.tracking.tracker import TrackedStudy, TrialsView
 
 PARENT = "mlflow.parentRunId"
@@ -377,14 +378,35 @@ def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> 
     The address becomes the run's tag `report`; the run's description says what lies there.
 
     folder   folder of the report, with index.html and the files beside it
+
+    Raises CopiedFolderError where the results folder was copied or moved with its database.
     """
     runs = StudyRuns(destination, study)
+    _refuse_files_elsewhere(destination, runs)
     parent = runs.parent_or_new()
     runs.client.log_artifacts(parent.info.run_id, str(folder), "report")
     address = without_password(f"{parent.info.artifact_uri}/report/index.html")
     runs.client.set_tag(parent.info.run_id, "report", address)
     runs.client.set_tag(parent.info.run_id, MLFLOW_RUN_NOTE, _NOTE)
     return address
+
+
+def _refuse_files_elsewhere(destination: Destination, runs: StudyRuns) -> None:
+    """Refuse a database of the results folder whose experiment keeps its files outside of it.
+
+    MLflow stores where artifacts lie as an absolute path. In a copy of the folder this is a place
+    in the original, whose report would be overwritten. Raises CopiedFolderError.
+    """
+    file = database.file_of(destination.uri)
+    results = destination.artifacts.resolve().parent
+    if file is None or file.resolve().parent != results:
+        return
+    stored = urlsplit(runs.client.get_experiment(runs.experiment).artifact_location)
+    if stored.scheme not in ("", "file"):
+        return
+    artifacts = Path(url2pathname(stored.path)).resolve()
+    if not artifacts.is_relative_to(results):
+        raise CopiedFolderError(database.place_of(destination.uri), str(artifacts))
 
 
 def metric_points(epoch: Mapping[str, Any]) -> list[Metric]:

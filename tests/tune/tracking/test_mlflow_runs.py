@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -25,7 +26,7 @@ from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.tracking import mlflow_view
 from tune.tracking.mlflow_destination import Destination
-from tune.tracking.mlflow_errors import ExperimentDeletedError, trouble_of
+from tune.tracking.mlflow_errors import CopiedFolderError, ExperimentDeletedError, trouble_of
 from tune.tracking.mlflow_models import show_retraining
 from tune.tracking.mlflow_runs import TrialRuns, show_report
 from tune.tracking.mlflow_tracker import MLflow
@@ -510,6 +511,34 @@ def test_a_report_is_shown_whole_in_the_studys_run_with_its_address_however_ofte
         "report/index.html",
         "report/tables",
     }
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_report_of_a_copied_or_moved_folder_writes_nothing_where_the_folder_was(
+    tmp_path: Path, moved: bool
+) -> None:
+    original, copied, folder = tmp_path / "original", tmp_path / "copied", tmp_path / "report"
+    folder.mkdir()
+    (folder / "index.html").write_text("first")
+    first = Destination.at(None, provide(original))
+    TrialRuns(first, VIEW, "search")
+    address = show_report(first, VIEW, folder)
+    shutil.copytree(original, copied)
+    if moved:
+        shutil.rmtree(original)
+    (folder / "index.html").write_text("second")
+    destination = Destination.at(None, copied)
+    with pytest.raises(CopiedFolderError) as refused:
+        show_report(destination, VIEW, folder)
+    meant = trouble_of(refused.value, destination)
+    assert str(original) in meant.reason
+    assert str(copied) in meant.reason
+    assert "nothing was written there" in meant.way_out
+    assert original.exists() != moved
+    if not moved:
+        assert local(address).read_text() == "first"
+        show_report(first, VIEW, folder)
+        assert local(address).read_text() == "second"
 
 
 def best(folder: Path, content: str = "settings: {}") -> Path:
