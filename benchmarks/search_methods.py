@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution
 
 from benchmarks.learning_curves import EPOCHS, SPACE, random_configs
 from tune.ledger.ledger import open_ledger
+from tune.ledger.records import TrialRecord
 from tune.request.file import from_document
 from tune.request.request import StopEarly
 from tune.study.candidates import candidates, choose
@@ -40,6 +41,9 @@ SETTINGS: Mapping[str, str] = {
     "max_dropout": "augment.elastic_p",
 }
 """LCBench's settings, each under the name of one of ours that has room for its range."""
+SWITCHES = ("augment.elastic", "augment.affine")
+"""What must be on for these settings to have an effect. Configurations that differ in settings
+without an effect alone would be one candidate."""
 
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
     name: (
@@ -121,7 +125,7 @@ class Engine(Method):
         document = {
             "study": "efficiency",
             "data": "synthetic",
-            "fixed": {"optim.epochs": EPOCHS},
+            "fixed": {"optim.epochs": EPOCHS} | dict.fromkeys(SWITCHES, True),
             "space": space,
             "search": {"sampler": sampler, "trials": trainings * EPOCHS, "seed": seed},
             "confirm": {"top": CANDIDATES},
@@ -129,6 +133,11 @@ class Engine(Method):
         self._request = from_document(document, "benchmark")
         self._ledger = open_ledger("memory", self._request)
         self._epochs: dict[int, list[dict[str, Any]]] = {}
+
+    @property
+    def records(self) -> Sequence[TrialRecord]:
+        """The trials of its ledger."""
+        return self._ledger.records
 
     def next(self, room: int) -> Trial | None:
         """The ledger's next trial."""

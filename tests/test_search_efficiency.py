@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks import learning_curves, search_efficiency, search_methods
+from benchmarks import learning_curves, search_efficiency, search_methods, warm_start
 from benchmarks.learning_curves import EPOCHS, RANGES, SPACE, Task
 from benchmarks.score_noise import IMAGES, Noise, Split
 from benchmarks.search_efficiency import (
@@ -380,3 +380,38 @@ def test_where_the_curves_are_missing_one_sentence_says_so(
     monkeypatch.setattr(learning_curves, "FOLDER", tmp_path)
     assert list(search_efficiency.lines(short=True)) == []
     assert "are not here" in capsys.readouterr().out
+
+
+def test_every_setting_of_the_curves_has_an_effect_in_the_project_s_own_search() -> None:
+    """Otherwise configurations that differ would be one candidate."""
+    engine = METHODS[OURS](0, 3)
+    assert engine.next(3 * EPOCHS) is not None
+    assert isinstance(engine, search_methods.Engine)
+    (record,) = engine.records
+    assert set(search_methods.SETTINGS.values()) <= record.in_effect.keys()
+
+
+def test_a_search_that_begins_from_another_tries_the_best_of_it_first() -> None:
+    first, second = search_methods.Engine(1, 3, "tpe"), warm_start.WarmEngine(2, 3, "tpe")
+    warm_start.missing(TOY, first, 3, 1)
+    second.begin_from(first, True, 3)
+    trial = second.next(3 * EPOCHS)
+    assert trial is not None
+    assert trial.config in [one.config for one in first.trials]
+    assert second.records[0].start.startswith("study first, trial")
+    assert TOY.best - TOY.curve(trial.config).max() <= np.median(
+        [TOY.best - TOY.curve(one.config).max() for one in first.trials]
+    )
+
+
+@needs_curves
+def test_an_inverted_task_has_its_best_where_the_data_set_has_its_worst() -> None:
+    name = learning_curves.data_sets(tuning=True)[0]
+    plain, other = learning_curves.task(name), warm_start.inverted(name)
+    drawn = learning_curves.random_configs(12, np.random.default_rng(3))
+    configs = [dict(zip(SPACE, row.tolist(), strict=True)) for row in drawn]
+    here = np.array([plain.curve(one).max() for one in configs])
+    there = np.array([other.curve(one).max() for one in configs])
+    above = here > other.worst
+    assert np.allclose(there[above], other.best + other.worst - here[above])
+    assert np.allclose(there[~above], other.best)

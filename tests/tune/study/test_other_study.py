@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import optuna
 import pytest
 
@@ -387,6 +388,14 @@ def test_a_warm_search_runs_and_shows_where_it_began(tmp_path: Path) -> None:
     standing = read_standing("new", search.results)
     assert any("Warm start: study other" in str(part) for part in study_screen(standing))
     assert "study other" in str(as_document(standing)["warm_start"])
+    client = mlflow.MlflowClient(f"sqlite:///{search.results / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("new")
+    runs = client.search_runs([experiment.experiment_id])
+    tags = [run.data.tags for run in runs]
+    assert [one["warm_start"] for one in tags if one["phase"] == "study"] == [
+        as_document(standing)["warm_start"]
+    ]
+    assert [one["trial"] for one in tags if "start" in one] == ["0"]
 
 
 @pytest.mark.fault
