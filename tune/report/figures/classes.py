@@ -42,9 +42,10 @@ def classes(content: ReportContent) -> Drawing | None:
     if not marks:
         return None
     caption = (
-        f"AP50 of each class for {classes_of(row)}, at its best epoch, with 95%"
-        " intervals over images; beside each name, the validation images that hold the class. A"
-        " class in few images has no interval, and its score may be far from that on other images."
+        f"AP50 of each class for {classes_of(row)}, at its best epoch, with 95% intervals over"
+        " images. Beside each name: the validation images that hold the class, of several repeats"
+        " in the one with the fewest. A class in few images has no interval, and its score may be"
+        " far from that on other images."
     )
     if without:
         caption += f" Without instances in the validation images: {', '.join(without)}."
