@@ -7,7 +7,9 @@ asked to, it has an empty disk in place of the driver's folder.
 Run as a program, this file is `tune.search` with trials that replay curves, and leave what real
 trials leave: match tables, and files of weights.
 
-    python -m tests.cluster WITNESS EPOCH_SECONDS --space FILE --address HOST:PORT ...
+    python -m tests.cluster WITNESS EPOCH_SECONDS LOSS --space FILE --address HOST:PORT ...
+
+LOSS is `loss` if trials wait for the test to kill one node and to start another one, else `none`.
 """
 
 import contextlib
@@ -80,8 +82,11 @@ class WeightyTrial(ReplayedTrial):
         name = f"{phase}-{assignment.trial}-{epoch}-{assignment.attempt}"
         with (self._script.witness / name).open("x") as file:
             file.write(os.environ[NODE])
-        time.sleep(600 if name == DOOMED else self._script.epoch_seconds)
-        while assignment.trial >= WAITING and not self._script.late_has_run:
+        while self._script.hold.exists():
+            time.sleep(0.1)
+        loss = self._script.loss
+        time.sleep(600 if loss and name == DOOMED else self._script.epoch_seconds)
+        while loss and assignment.trial >= WAITING and not self._script.late_has_run:
             time.sleep(0.1)
         settings = assignment.settings
         return match_table(self._data, settings, epoch, replayed_ap50(settings, epoch))
@@ -110,12 +115,19 @@ class Script:
     """Makes these trials.
 
     witness   a folder that all nodes see, in which each epoch that begins leaves the node's name
+    loss      whether trials wait until the test has killed a node and started another one
     """
 
     witness: Path
     epoch_seconds: float
+    loss: bool
 
     trains = False
+
+    @property
+    def hold(self) -> Path:
+        """While this file exists, no epoch ends."""
+        return self.witness.parent / "hold"
 
     @property
     def late_has_run(self) -> bool:
@@ -198,9 +210,12 @@ class Cluster:
         self.nodes[node].kill()
         self.nodes[node].wait()
 
-    def search(self, witness: Path, epoch_seconds: float, *arguments: str) -> subprocess.Popen[str]:
+    def search(
+        self, witness: Path, epoch_seconds: float, *arguments: str, loss: bool = True
+    ) -> subprocess.Popen[str]:
         """Start a search on the cluster, from the machine of its head."""
-        command = [sys.executable, "-m", "tests.cluster", str(witness), str(epoch_seconds)]
+        script = [str(witness), str(epoch_seconds), "loss" if loss else "none"]
+        command = [sys.executable, "-m", "tests.cluster", *script]
         with (self.folder / "out").open("a") as out, (self.folder / "err").open("a") as err:
             return subprocess.Popen(
                 [*command, *arguments, "--address", self.address],
@@ -239,10 +254,10 @@ def main(arguments: list[str]) -> int:
     from tune.search import main as search
     from tune.study import conductor
 
-    script = Script(Path(arguments[0]), float(arguments[1]))
+    script = Script(Path(arguments[0]), float(arguments[1]), arguments[2] == "loss")
     run = functools.partial(conductor.run_study, trials=script)
     with mock.patch.object(conductor, "run_study", run):
-        return search(arguments[2:])
+        return search(arguments[3:])
 
 
 if __name__ == "__main__":
