@@ -115,7 +115,8 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         said = [
             f"{one.name} from {one.compared_with}"
             + (
-                f" (nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many images)"
+                f" (nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many"
+                f" {_units_in_words(evidence)})"
                 if one.images is None
                 else f" (about {one.images:,} more {_units_in_words(evidence)} would, with"
                 f" seeds={enough})"
@@ -136,7 +137,8 @@ def _would_tell(evidence: Evidence, one: Further) -> str:
     lucky += "" if confirmed else " is too large on average, and more may be needed"
     if one.seeds is None:
         more = (
-            f"nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many images"
+            f"nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many"
+            f" {_units_in_words(evidence)}"
             if one.images is None
             else f"but about {one.images:,} more {_units_in_words(evidence)} would, with"
             f" {ENOUGH_SEEDS} seeds or more"
@@ -201,6 +203,8 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     row, instances = weakest.row, many(sum(weakest.instances.values()), "instance")
     counted = f", counted in {weakest.repeats} repeats," if weakest.repeats > 1 else ""
     if not evidence.request.space.variants:
+        if evidence.choice is not None and not _is_best(evidence, evidence.rows[0]):
+            row = f"{row}, the best of the search,"  # not the winner, which is named first
         row = f"T{row[1:]}"  # it begins a sentence: "trial 3", not a name that a user gave
     if len(judged) < len(mine):
         of = f"Of the classes with {ENOUGH_INSTANCES} or more instances in its validation images, "
@@ -423,11 +427,15 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         said = (
             f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)}"
             if len(alike) < len(compared)
-            else f"None of the {len(alike)} others that can be compared with it can be told from it"
+            else f"Trial {best.trials[0]} cannot be told from any of the {len(alike)} others that"
+            " are compared with it"
             if len(alike) > 1
             else f"The other, {alike[0]}, cannot be told from it"
         )
-        yield f"{said}; this is about the trained models, one training each"
+        yield (
+            f"{said}; this is about the trained models, one training each, and not about their"
+            " settings"
+        )
     yield _defaults(evidence)
     yield from _effects(evidence)
 
@@ -536,11 +544,11 @@ def _clear_effects(clear: Sequence[Effect], score: str) -> Iterator[str]:
     turns = {one.setting: one.turn for one in clear if one.turn is not None}
     lines = [one for one in clear if one.turn is None]
     said = [
-        f"{one.setting} {one.change} ({cell_text(one.estimate, Kind.DIFFERENCE)})"
+        f"{setting_in_words(one.setting)} {one.change} ({cell_text(one.estimate, Kind.DIFFERENCE)})"
         for one in lines[:_MOST]
     ]
     shown = dict(list(turns.items())[:_MOST])
-    said += [f"{name}, {turn}" for name, turn in shown.items()]
+    said += [f"{setting_in_words(name)}, {turn}" for name, turn in shown.items()]
     left = len(lines) + len(turns) - len(said)
     more = f" (and {left} more)" if left else ""
     yield (
@@ -606,7 +614,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         ""
         if expected is None
         else f"; given this score and those of similar trials, {cell_text(expected, Kind.AP50)} was"
-        " expected"
+        " expected of it when it was chosen"
     )
     yield (
         f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"
@@ -651,7 +659,7 @@ def runners_up(choice: Choice) -> str:
     counts = [f"{len(worse)} {_is(len(worse))} worse"] if worse else []
     if alike:
         counts.append(
-            f"{len(alike)} cannot be told from the winner, the best of which is {alike[0]}"
+            f"{len(alike)} cannot be told from the winner; the best of these is {alike[0]}"
             f" ({found})"
         )
     return f"Of {many(len(choice.others), 'other candidate')}, {listed(counts)}{models}"

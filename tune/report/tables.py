@@ -198,7 +198,8 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
             cells.append((row.name, *values, ap50_cell(row), row.last, *own))
         yield Table(
             name, title,
-            f"Methods that differ in one thing only: {factor}. p is that of the main table.",
+            f"Methods that differ in one thing only: {factor}. The verdict is that of the main"
+            " table.",
             columns, tuple(cells),
         )  # fmt: skip
 

@@ -777,7 +777,7 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     assert float(rows[choice.name]["confirmed_ap50"]) == choice.score
     assert float(rows[choice.name]["search_ap50"]) == record.ap50
     expected = rows[choice.name]["expected_ap50"]
-    assert f"those of similar trials, {float(expected):.4f} was expected" in said.answer[4]
+    assert f"those of similar trials, {float(expected):.4f} was expected of it" in said.answer[4]
     assert {name: int(row["trial"]) for name, row in rows.items()} == dict(said.candidates)
     ((other, compared),) = choice.others.items()
     assert "has the highest AP50 of 2 candidates on fresh seeds and splits" in said.answer[0]
@@ -816,7 +816,7 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
         sentence.startswith(
             "Settings that go with a difference in AP50 on these validation images:"
         )
-        and "optim.learning_rate doubled (+" in sentence
+        and "learning rate doubled (+" in sentence
         and sentence.endswith("For each of them p, adjusted for all effects, is under 0.05.")
         for sentence in said.answer
     )
@@ -945,7 +945,7 @@ def test_a_number_that_is_best_between_the_values_tried_is_said_to_be_that(
         replace(gather_evidence(read_study("s", sampled.options.results)), effects=effects)
     )
     (said,) = (one for one in answer if one.startswith("Settings that go with a difference"))
-    assert "optim.learning_rate, best near 0.0001; lower and higher scored less." in said
+    assert "learning rate, best near 0.0001; lower and higher scored less." in said
     assert "elastic" not in said
     (where,) = (one for one in answer if one.startswith("The best learning rate"))
     assert low.turn is not None
@@ -980,6 +980,27 @@ def test_a_class_of_a_handful_of_instances_is_not_called_the_weakest(tmp_path: P
         "Of the classes with 10 or more instances in its validation images, trial 0 is weakest in"
         " common "
     )
+
+
+def test_the_weakest_class_is_said_to_be_that_of_the_best_of_the_search_if_another_trial_won(
+    sampled: StudyPlan,
+) -> None:
+    evidence = gather_evidence(read_study("s", sampled.options.results))
+    best, choice = evidence.rows[0], evidence.choice
+    assert choice is not None
+    counts = dict.fromkeys(INSTANCE_KINDS, 0) | {"not_found": 10}
+    detections = dict.fromkeys(DETECTION_KINDS, 0)
+    limits = tuple(
+        RowLimits(best.name, label, 1, counts, None, detections, ap50, {})
+        for label, ap50 in (("low", 0.2), ("high", 0.4))
+    )
+    names = {choice.name, *choice.others}
+    assert best.name in names
+    for winner in names:
+        answer = answer_of(replace(evidence, choice=replace(choice, name=winner), limits=limits))
+        (said,) = (one for one in answer if " is weakest in " in one)
+        whose = "" if winner == best.name else ", the best of the search,"
+        assert said.startswith(f"T{best.name[1:]}{whose} is weakest in low ")
 
 
 def test_a_cap_above_what_counts_of_a_single_class_is_no_limit(tmp_path: Path) -> None:
