@@ -53,8 +53,10 @@ def classes(content: ReportContent) -> Drawing | None:
     def draw(canvas: Canvas, wide: bool) -> None:
         axes = canvas.subplots()
         lengths = [mark.estimate if mark.high is None else mark.high for mark in marks]
-        # From 0, and wide enough that a difference of a thousandth does not look large.
-        axes.set_xlim(0, 1.05 * max(LEAST_ACROSS, *lengths))
+        # From 0, with room for the whole mark of a class that scored 0, and wide enough that a
+        # difference of a thousandth does not look large.
+        end = 1.05 * max(LEAST_ACROSS, *lengths)
+        axes.set_xlim(-0.02 * end, end)
         draw_lines(axes, marks, wide, "AP50 of the class, as measured")
 
     return Drawing("classes", "AP50 of each class", caption, height_of(marks), draw)
