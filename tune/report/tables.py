@@ -93,7 +93,9 @@ def _chosen_table(evidence: Evidence) -> Table | None:
         if name not in BY_REPEAT
     )
     caption = (
-        "The settings in which the two differ." if variants else "The searched settings."
+        "The settings in which the two differ."
+        if variants
+        else "The searched settings, and their defaults, which need not have been tried."
     ) + " Below each plain name stands the name by which space files and --set know the setting."
     return Table("chosen", "The best settings", caption, columns, rows)
 
