@@ -42,8 +42,8 @@ SETTINGS: Mapping[str, str] = {
 }
 """LCBench's settings, each under the name of one of ours that has room for its range."""
 SWITCHES = ("augment.elastic", "augment.affine")
-"""What must be on for these settings to have an effect. Configurations that differ in settings
-without an effect alone would be one candidate."""
+"""Switches that are on, because some of these settings have an effect only with them.
+Configurations that differ only in settings without an effect would be one candidate."""
 
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
     name: (

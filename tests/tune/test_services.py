@@ -38,7 +38,9 @@ def wait_for_epochs(
         time.sleep(0.2)
 
 
-@pytest.mark.skipif(not namespaces_are_allowed(), reason="a node needs namespaces of its own")
+@pytest.mark.skipif(
+    not namespaces_are_allowed(), reason="a node of its own needs the right to namespaces"
+)
 @pytest.mark.parametrize(
     "seconds_away",
     [20, pytest.param(60, marks=[pytest.mark.long, pytest.mark.often])],

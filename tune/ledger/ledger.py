@@ -120,7 +120,7 @@ class Ledger:
 
     @property
     def warm_start(self) -> WarmStart | None:
-        """What the study took from another one when it began; None where it took nothing."""
+        """The warm start that the study took when it began; None where it took nothing."""
         return self._warm
 
     def begin_from(self, warm: WarmStart) -> None:

@@ -1,4 +1,4 @@
-"""What a new study takes from another one: `--warm-start STUDY`.
+"""A new study begins from another one: `--warm-start STUDY`.
 
 A score of the other study compares with those of this one if it comes from the same data, and if
 its trial, run here, would be a point of this space with the same settings in effect: the same split
@@ -86,7 +86,7 @@ class _Outside(Exception):
 def planned_warm_start(
     request: StudyRequest, options: Options, fingerprint: str
 ) -> WarmStart | None:
-    """What a study takes from the study that the options name, or took when it began.
+    """The warm start from the study that the options name, or that of the study's beginning.
 
     request       its space holds the values that every `auto` stands for
     options       completed by those of the study's folder
@@ -195,7 +195,7 @@ def _ledger_of(folder: StudyFolder, options: Options) -> str:
 def warm_start_from(
     request: StudyRequest, fingerprint: str, name: str, place: str, found: Reading
 ) -> WarmStart:
-    """What a study takes from another one, with the sentences that say so.
+    """The warm start from another study, with the sentences that describe it.
 
     fingerprint   fingerprint of this study's data set
     name, place   name and place of the other study
@@ -351,7 +351,7 @@ def _sentences(
     guesses: Sequence[_Guess],
     outside: Sequence[str],
 ) -> Iterator[str]:
-    """What was taken as what, and what was not and why, without full stops."""
+    """Sentences on what was taken as what, and what was not and why, without full stops."""
     comparable = sum(not one.why_not for one in guesses)
     ended = len(guesses) + len(outside)
     starts = many(len(warm.start), "start point")

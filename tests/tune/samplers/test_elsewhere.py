@@ -80,7 +80,7 @@ def test_nothing_is_compared_before_a_trial_is_complete() -> None:
 
 
 def test_scores_at_one_place_alone_do_not_contradict() -> None:
-    """Where all start points are good, their order is noise."""
+    """The order of start points that are all good is noise."""
     theirs, one = trials(30, 1), trials(1, 2)[0]
     ours = [
         Tried(one.params, one.settings, Outcome.COMPLETE, [score], score)

@@ -67,7 +67,7 @@ def searched(
 
 
 def begun(results: Path, asked: str = "other", **changes: Any) -> WarmStart | None:
-    """What a new study would take."""
+    """The warm start that a new study would have."""
     plan = plan_of(results, **{"study": "new", "search": SAMPLED, **changes})
     return planned(plan, asked)
 
@@ -303,6 +303,11 @@ def test_variants_and_grids_have_no_use_for_it(tmp_path: Path) -> None:
         search={"sampler": "grid"},
     )
     assert "grid tries every point" in grid
+    rows = {"row": {"optim.batch_size": 2}}
+    document = {name: one for name, one in SPACE.items() if name not in ("space", "search")}
+    asked = from_document({**document, "study": "new", "variants": rows}, "test")
+    with pytest.raises(StudyError, match="variants are all tried"):
+        planned(replace(plan_of(tmp_path), request=asked), "other")
 
 
 def test_a_study_cannot_begin_from_itself(tmp_path: Path) -> None:
